@@ -1,0 +1,175 @@
+// zloop/address.hpp: where a socket is: IPv4, IPv6, or Unix.
+//
+// A value of 116 bytes, comparable, printable; no name is looked up here.
+#pragma once
+
+#include <charconv>
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <string_view>
+
+#include <arpa/inet.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <zloop/error.hpp>
+
+namespace zloop {
+
+class address {
+public:
+    /// No address; family() is AF_UNSPEC.
+    address() noexcept = default;
+
+    /// The address in `size` bytes at `name`, as system calls give it. Longer ones are cut.
+    address(const sockaddr* name, socklen_t size) noexcept
+        : size_(size < sizeof storage_ ? size : sizeof storage_) {
+        std::memcpy(&storage_, name, size_);
+    }
+
+    /// Reads a numeric IPv4 or IPv6 address ("127.0.0.1", "::1", "fe80::1%eth0") and a port.
+    /// Fails: `invalid_argument`. A name is not a numeric address.
+    static result<address> ip(std::string_view host, std::uint16_t port) noexcept {
+        char text[INET6_ADDRSTRLEN + IF_NAMESIZE + 1];
+        if (host.size() >= sizeof text) {
+            return std::errc::invalid_argument;
+        }
+        std::memcpy(text, host.data(), host.size());
+        text[host.size()] = '\0';
+
+        address made;
+        if (auto& v4 = made.storage_.v4; ::inet_pton(AF_INET, text, &v4.sin_addr) == 1) {
+            v4.sin_family = AF_INET;
+            v4.sin_port = htons(port);
+            made.size_ = sizeof v4;
+            return made;
+        }
+        char* zone = std::strchr(text, '%');
+        if (zone != nullptr) {
+            *zone++ = '\0';
+        }
+        if (auto& v6 = made.storage_.v6; ::inet_pton(AF_INET6, text, &v6.sin6_addr) == 1) {
+            v6.sin6_family = AF_INET6;
+            v6.sin6_port = htons(port);
+            made.size_ = sizeof v6;
+            if (zone == nullptr) {
+                return made;
+            }
+            if ((v6.sin6_scope_id = scope_id(zone)) != 0) {
+                return made;
+            }
+        }
+        return std::errc::invalid_argument;
+    }
+
+    /// 127.0.0.1 at `port`; 0 lets the kernel choose when bound.
+    static address loopback(std::uint16_t port = 0) noexcept { return v4(INADDR_LOOPBACK, port); }
+
+    /// Every IPv4 interface, at `port`.
+    static address any(std::uint16_t port = 0) noexcept { return v4(INADDR_ANY, port); }
+
+    /// A Unix socket's path; a leading NUL byte is Linux' abstract namespace.
+    /// Fails: `filename_too_long` (107 bytes are the most).
+    static result<address> local(std::string_view path) noexcept {
+        address made;
+        auto& name = made.storage_.local;
+        const bool abstract = !path.empty() && path.front() == '\0';
+        if (path.size() + (abstract ? 0 : 1) > sizeof name.sun_path) {
+            return std::errc::filename_too_long;
+        }
+        name.sun_family = AF_UNIX;
+        std::memcpy(name.sun_path, path.data(), path.size());
+        made.size_ = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + path.size() + (abstract ? 0 : 1));
+        return made;
+    }
+
+    int family() const noexcept { return size_ == 0 ? AF_UNSPEC : storage_.any.sa_family; }
+
+    /// The port in host order; 0 for what has none.
+    std::uint16_t port() const noexcept {
+        switch (family()) {
+            case AF_INET: return ntohs(storage_.v4.sin_port);
+            case AF_INET6: return ntohs(storage_.v6.sin6_port);
+            default: return 0;
+        }
+    }
+
+    /// The numeric host, or the path (empty for an unnamed Unix socket).
+    std::string host() const {
+        char text[INET6_ADDRSTRLEN];
+        switch (family()) {
+            case AF_INET: return ::inet_ntop(AF_INET, &storage_.v4.sin_addr, text, sizeof text);
+            case AF_INET6: {
+                std::string host = ::inet_ntop(AF_INET6, &storage_.v6.sin6_addr, text, sizeof text);
+                if (const auto zone = storage_.v6.sin6_scope_id; zone != 0) {
+                    char name[IF_NAMESIZE];
+                    host += '%';
+                    host += ::if_indextoname(zone, name) != nullptr ? name : std::to_string(zone);
+                }
+                return host;
+            }
+            case AF_UNIX: {
+                const std::size_t length = size_ - offsetof(sockaddr_un, sun_path);
+                const char* path = storage_.local.sun_path;
+                return length > 0 && path[0] == '\0' ? std::string(path, length)
+                                                     : std::string(path, ::strnlen(path, length));
+            }
+            default: return {};
+        }
+    }
+
+    /// "127.0.0.1:80", "[::1]:80", "/run/socket".
+    std::string to_string() const {
+        switch (family()) {
+            case AF_INET: return host() + ':' + std::to_string(port());
+            case AF_INET6: return '[' + host() + "]:" + std::to_string(port());
+            default: return host();
+        }
+    }
+
+    const sockaddr* data() const noexcept { return &storage_.any; }
+    sockaddr* data() noexcept { return &storage_.any; }
+    socklen_t size() const noexcept { return size_; }
+
+    /// The room for a system call to write into; tell it with resize().
+    static constexpr socklen_t capacity() noexcept { return sizeof(storage); }
+    void resize(socklen_t size) noexcept { size_ = size < capacity() ? size : capacity(); }
+
+    friend bool operator==(const address& a, const address& b) noexcept {
+        return a.size_ == b.size_ && std::memcmp(&a.storage_, &b.storage_, a.size_) == 0;
+    }
+
+private:
+    union storage {
+        sockaddr any;
+        sockaddr_in v4;
+        sockaddr_in6 v6;
+        sockaddr_un local;
+    };
+
+    static address v4(std::uint32_t host, std::uint16_t port) noexcept {
+        address made;
+        made.storage_.v4.sin_family = AF_INET;
+        made.storage_.v4.sin_port = htons(port);
+        made.storage_.v4.sin_addr.s_addr = htonl(host);
+        made.size_ = sizeof(sockaddr_in);
+        return made;
+    }
+
+    static std::uint32_t scope_id(const char* zone) noexcept {
+        std::uint32_t number = 0;
+        const char* end = zone + std::strlen(zone);
+        if (const auto read = std::from_chars(zone, end, number); read.ec == std::errc{} && read.ptr == end) {
+            return number;
+        }
+        return ::if_nametoindex(zone);
+    }
+
+    storage storage_{};
+    socklen_t size_ = 0;
+};
+
+}  // namespace zloop

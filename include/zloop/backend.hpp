@@ -1,0 +1,130 @@
+// zloop/backend.hpp: the seam to the kernel.
+//
+// A loop talks to the kernel through one `backend`, chosen at run time: epoll, the scripted one of
+// the tests; later kqueue and io_uring. The model is completion: an operation is started and is told
+// its outcome. Readiness is how some backends get there, never what a caller sees, but for the
+// watchers that serve descriptors which belong to somebody else.
+//
+// Everything but `wake` belongs to the loop's thread.
+#pragma once
+
+#include <coroutine>
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+#include <system_error>
+
+#include <zloop/op.hpp>
+#include <zloop/scope.hpp>  // cancellable
+#include <zloop/timer.hpp>  // nanoseconds
+
+struct iovec;
+struct sockaddr;
+
+namespace zloop {
+
+class backend;
+
+enum class opcode : std::uint8_t {
+    receive,  ///< bytes into a buffer that the backend lends until the next operation
+    recv,     ///< bytes into the caller's buffer
+    accept,   ///< a connection of a listening socket
+    send,     ///< bytes from the caller's buffers
+    connect,  ///< a connection to a peer
+};
+
+/// One I/O operation, from start() to its outcome. Lives in the awaiting coroutine's frame.
+struct io_op : op, cancellable {
+    enum class phase : std::uint8_t { idle, parked, queued, canceled };
+
+    io_op(backend& kernel, opcode operation, int descriptor) noexcept;
+
+    backend* owner;
+    std::coroutine_handle<> waiter;  ///< resumed with the outcome
+    int fd;
+    opcode code;
+    phase state = phase::idle;  ///< the backend's
+    bool now_or_never = false;  ///< fail with EAGAIN instead of waiting
+    bool connecting = false;    ///< the backend's
+    int error = 0;              ///< outcome: an errno, 0 is success
+    int accepted = -1;          ///< outcome of accept: a non-blocking descriptor, the caller's to close
+
+    /// receive: outcome. recv: the caller's buffer. Bytes moved are in `size` after either.
+    std::byte* data = nullptr;
+    std::size_t size = 0;  ///< in: of `data`; outcome: bytes moved
+
+    const iovec* parts = nullptr;  ///< send: at most IOV_MAX buffers
+    sockaddr* name = nullptr;      ///< connect: the peer; accept: filled with the peer, or null
+    unsigned name_size = 0;        ///< of `name`: its room, and on accept what was filled
+    unsigned part_count = 0;       ///< of `parts`
+};
+
+enum class direction : std::uint8_t { read, write };
+
+/// A level-triggered interest in a descriptor that we do not own; queued each time it is ready.
+struct watcher : op {
+    watcher(function run_function, int descriptor, direction way) noexcept
+        : op(run_function), fd(descriptor), toward(way) {}
+
+    int fd;
+    direction toward;
+    bool queued = false;  ///< set by the backend; whoever runs the op clears it
+};
+
+class backend {
+public:
+    backend() = default;
+    backend(const backend&) = delete;
+    backend& operator=(const backend&) = delete;
+    virtual ~backend() = default;
+
+    virtual std::string_view name() const noexcept = 0;
+
+    /// A descriptor that is readable when wait() has something to do; -1 where there is none.
+    virtual int native_handle() const noexcept = 0;
+
+    /// Takes a non-blocking descriptor into service, until release() or close().
+    virtual std::error_code attach(int fd) noexcept = 0;
+
+    /// Forgets a descriptor; operations that wait on it end with operation_canceled.
+    virtual void release(int fd) noexcept = 0;
+
+    /// release(), then the end of the descriptor.
+    virtual void close(int fd) noexcept = 0;
+
+    /// Starts an operation on an attached descriptor; one a direction at a time.
+    /// True: the outcome is there. False: the waiter is resumed, in its turn, when it is.
+    virtual bool start(io_op& operation) noexcept = 0;
+
+    /// Asks a started operation to end with operation_canceled; its waiter is resumed in its turn.
+    virtual void cancel(io_op& operation) noexcept = 0;
+
+    /// Watches a descriptor that is not attached; one watcher a direction.
+    virtual std::error_code watch(watcher& interest) noexcept = 0;
+    virtual void unwatch(watcher& interest) noexcept = 0;
+
+    /// Queues what has happened; sleeps up to `timeout` for it (negative: without end).
+    /// May return early, with nothing: on a signal, or on wake().
+    virtual std::error_code wait(nanoseconds timeout) noexcept = 0;
+
+    /// Ends a wait() that sleeps, or the next one. From any thread.
+    virtual void wake() noexcept = 0;
+
+    /// The loop's ready queue: where outcomes go. Set once, by the loop.
+    void deliver_to(op_queue& ready) noexcept { ready_ = &ready; }
+
+protected:
+    op_queue* ready_ = nullptr;
+};
+
+inline io_op::io_op(backend& kernel, opcode operation, int descriptor) noexcept
+    : op([](op& self) noexcept { static_cast<io_op&>(self).waiter.resume(); }),
+      cancellable([](cancellable& self) noexcept {
+          auto& operation_ = static_cast<io_op&>(self);
+          operation_.owner->cancel(operation_);
+      }),
+      owner(&kernel),
+      fd(descriptor),
+      code(operation) {}
+
+}  // namespace zloop

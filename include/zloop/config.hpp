@@ -1,0 +1,31 @@
+// zloop/config.hpp: the version, and the platform in the words that the other headers use.
+//
+// The only header that defines macros; all of them begin with ZLOOP_.
+#pragma once
+
+#define ZLOOP_VERSION "0.1.0"
+
+#if defined(__linux__)
+#define ZLOOP_HAS_EPOLL 1
+#else
+#define ZLOOP_HAS_EPOLL 0
+#endif
+
+// Under AddressSanitizer pooled memory would hide a use after free, so pools step aside.
+#if defined(__SANITIZE_ADDRESS__)
+#define ZLOOP_ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define ZLOOP_ASAN 1
+#endif
+#endif
+#ifndef ZLOOP_ASAN
+#define ZLOOP_ASAN 0
+#endif
+
+namespace zloop {
+
+/// The version of these headers, as in "1.2.3".
+inline constexpr const char* version = ZLOOP_VERSION;
+
+}  // namespace zloop

@@ -1,0 +1,190 @@
+// zloop/epoll.hpp: the Linux backend.
+//
+// epoll knows a registration by (open file, descriptor number), not by the number alone. When a
+// number is closed while a duplicate of it lives (a dup, a fork), the registration stays, its events
+// still come, and no epoll_ctl can name it any more. Edge-triggered ones are harmless: their
+// generation is over, dispatch() ignores them. A level-triggered one would come back from every wait,
+// for ever, so the first such event makes a new epoll set from what is really in service.
+#pragma once
+
+#include <zloop/config.hpp>
+
+#if ZLOOP_HAS_EPOLL
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <fcntl.h>
+#include <sys/syscall.h>
+
+#include <zloop/readiness.hpp>
+
+namespace zloop {
+
+class epoll_backend final : public readiness {
+public:
+    /// Throws std::system_error when there is no descriptor left.
+    epoll_backend() : epoll_(::epoll_create1(EPOLL_CLOEXEC)), wake_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
+        if (epoll_ < 0 || wake_ < 0 || register_wake(epoll_) != 0) {
+            const int error = errno;
+            close_own();
+            throw std::system_error(error, std::system_category(), "epoll");
+        }
+    }
+
+    ~epoll_backend() override { close_own(); }
+
+    std::string_view name() const noexcept override { return "epoll"; }
+    int native_handle() const noexcept override { return epoll_; }
+
+    std::error_code wait(nanoseconds timeout) noexcept override {
+        const int count = wait_for_events(timeout);
+        if (count < 0) {
+            return errno == EINTR ? std::error_code{} : system_error_code(errno);
+        }
+        bool stray = false;
+        for (int index = 0; index < count; ++index) {
+            const epoll_event& each = events_[static_cast<std::size_t>(index)];
+            if (each.data.u64 == wake_tag) {
+                std::uint64_t count_of_wakes;
+                static_cast<void>(::read(wake_, &count_of_wakes, sizeof count_of_wakes));
+                continue;
+            }
+            const bool known = dispatch({
+                static_cast<int>(each.data.u64 & 0x7fff'ffff),
+                static_cast<std::uint32_t>(each.data.u64 >> 32),
+                (each.events & EPOLLIN) != 0,
+                (each.events & EPOLLOUT) != 0,
+                (each.events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0,
+            });
+            stray = stray || (!known && (each.data.u64 & level_bit) != 0);
+        }
+        if (stray) {
+            rebuild();
+        }
+        return {};
+    }
+
+    void wake() noexcept override {
+        const std::uint64_t one = 1;
+        static_cast<void>(!::write(wake_, &one, sizeof one));
+    }
+
+private:
+    static constexpr std::uint64_t level_bit = 0x8000'0000;  // beside the descriptor, which is an int
+    static constexpr std::uint64_t wake_tag = ~std::uint64_t{0};
+
+    static std::uint64_t tag(int fd, std::uint32_t generation) noexcept {
+        return std::uint64_t{generation} << 32 | static_cast<std::uint32_t>(fd);
+    }
+
+    static int control(int epoll, int operation, int fd, std::uint32_t events, std::uint64_t data) noexcept {
+        epoll_event event{};
+        event.events = events;
+        event.data.u64 = data;
+        return ::epoll_ctl(epoll, operation, fd, &event);
+    }
+
+    int register_wake(int epoll) const noexcept {
+        return control(epoll, EPOLL_CTL_ADD, wake_, EPOLLIN, wake_tag);
+    }
+
+    std::error_code register_owned(int fd, std::uint32_t generation) noexcept override {
+        return add_owned(epoll_, fd, generation) == 0 ? std::error_code{} : system_error_code(errno);
+    }
+
+    static int add_owned(int epoll, int fd, std::uint32_t generation) noexcept {
+        constexpr std::uint32_t both = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+        return set(epoll, EPOLL_CTL_ADD, fd, both, tag(fd, generation));
+    }
+
+    static int add_foreign(int epoll, int operation, int fd, std::uint32_t generation, interests wanted) noexcept {
+        const std::uint32_t events = (wanted.read ? EPOLLIN : 0u) | (wanted.write ? EPOLLOUT : 0u);
+        return set(epoll, operation, fd, events, tag(fd, generation) | level_bit);
+    }
+
+    /// Adds or modifies; a former life of the number may have left the other of the two to do.
+    static int set(int epoll, int operation, int fd, std::uint32_t events, std::uint64_t data) noexcept {
+        if (control(epoll, operation, fd, events, data) == 0) {
+            return 0;
+        }
+        if (operation == EPOLL_CTL_ADD && errno == EEXIST) {
+            return control(epoll, EPOLL_CTL_MOD, fd, events, data);
+        }
+        if (operation == EPOLL_CTL_MOD && errno == ENOENT) {
+            return control(epoll, EPOLL_CTL_ADD, fd, events, data);
+        }
+        return -1;
+    }
+
+    std::error_code change_foreign(int fd, std::uint32_t generation, interests before,
+                                   interests after) noexcept override {
+        int failed;
+        if (after == interests{}) {
+            failed = control(epoll_, EPOLL_CTL_DEL, fd, 0, 0);
+        } else {
+            const int operation = before == interests{} ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
+            failed = add_foreign(epoll_, operation, fd, generation, after);
+        }
+        return failed == 0 ? std::error_code{} : system_error_code(errno);
+    }
+
+    int wait_for_events(nanoseconds timeout) noexcept {
+        const int room = static_cast<int>(events_.size());
+        if (timeout <= nanoseconds::zero()) {
+            return ::epoll_wait(epoll_, events_.data(), room, timeout < nanoseconds::zero() ? -1 : 0);
+        }
+#ifdef SYS_epoll_pwait2
+        static std::atomic<bool> has_pwait2 = true;  // Linux 5.11
+        if (has_pwait2.load(std::memory_order_relaxed)) {
+            timespec limit{};
+            limit.tv_sec = static_cast<time_t>(timeout / std::chrono::seconds(1));
+            limit.tv_nsec = static_cast<long>((timeout % std::chrono::seconds(1)).count());
+            const long count = ::syscall(SYS_epoll_pwait2, epoll_, events_.data(), room, &limit, nullptr, 0);
+            if (count >= 0 || (errno != ENOSYS && errno != EPERM)) {
+                return static_cast<int>(count);
+            }
+            has_pwait2.store(false, std::memory_order_relaxed);
+        }
+#endif
+        using milliseconds = std::chrono::milliseconds;
+        const auto rounded = std::chrono::ceil<milliseconds>(timeout);  // up: nothing fires early
+        return ::epoll_wait(epoll_, events_.data(), room,
+                            static_cast<int>(std::min<milliseconds>(rounded, std::chrono::hours(24)).count()));
+    }
+
+    /// Makes a new epoll set and puts it in the old one's place, number and all.
+    void rebuild() noexcept {
+        const int fresh = ::epoll_create1(EPOLL_CLOEXEC);
+        if (fresh < 0) {
+            return;  // no descriptor to spare: the stray event comes again, and so do we
+        }
+        register_wake(fresh);
+        for_each_registered([fresh](int fd, std::uint32_t generation, bool owned, interests wanted) {
+            owned ? add_owned(fresh, fd, generation)
+                  : add_foreign(fresh, EPOLL_CTL_ADD, fd, generation, wanted);
+        });
+        ::dup3(fresh, epoll_, O_CLOEXEC);
+        ::close(fresh);
+    }
+
+    void close_own() noexcept {
+        if (epoll_ >= 0) {
+            ::close(epoll_);
+        }
+        if (wake_ >= 0) {
+            ::close(wake_);
+        }
+    }
+
+    int epoll_;
+    int wake_;
+    std::array<epoll_event, 512> events_;
+};
+
+}  // namespace zloop
+
+#endif

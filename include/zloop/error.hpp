@@ -1,0 +1,140 @@
+// zloop/error.hpp: `result<T>`, what every I/O operation returns, and the errors that are our own.
+//
+// I/O fails as part of its work, so its errors are values; a kernel error keeps its errno in
+// std::system_category. The end of a stream is no error: size 0.
+#pragma once
+
+#include <cerrno>
+#include <string>
+#include <system_error>
+#include <type_traits>
+#include <utility>
+
+namespace zloop {
+
+/// Errors that no kernel reports.
+enum class errc {
+    end_of_stream = 1,  ///< the stream ended inside of what was asked for
+    limit_exceeded,     ///< the delimiter did not come within the limit
+};
+
+/// The category of `zloop::errc`.
+inline const std::error_category& category() noexcept {
+    struct words final : std::error_category {
+        const char* name() const noexcept override { return "zloop"; }
+        std::string message(int code) const override {
+            switch (static_cast<errc>(code)) {
+                case errc::end_of_stream: return "end of stream";
+                case errc::limit_exceeded: return "limit exceeded";
+            }
+            return "unknown zloop error";
+        }
+    };
+    static const words instance;
+    return instance;
+}
+
+inline std::error_code make_error_code(errc code) noexcept {
+    return {static_cast<int>(code), category()};
+}
+
+/// The error of an errno; 0 is success.
+inline std::error_code system_error_code(int number) noexcept {
+    return {number, std::system_category()};
+}
+
+}  // namespace zloop
+
+template <>
+struct std::is_error_code_enum<zloop::errc> : std::true_type {};
+
+namespace zloop {
+
+/// A value or an error.
+///
+/// Two ways to read it: `auto [error, value] = co_await …;`, or `.value()`, which throws
+/// std::system_error. After an error the value is T's default.
+template <class T>
+class [[nodiscard]] result {
+public:
+    result(T value) noexcept(std::is_nothrow_move_constructible_v<T>) : value_(std::move(value)) {}
+    result(std::error_code error) noexcept : error_(error) {}
+    result(errc error) noexcept : error_(error) {}
+    result(std::errc error) noexcept : error_(std::make_error_code(error)) {}
+
+    explicit operator bool() const noexcept { return !error_; }
+    const std::error_code& error() const noexcept { return error_; }
+
+    T& value() & {
+        check();
+        return value_;
+    }
+    T&& value() && {
+        check();
+        return std::move(value_);
+    }
+
+    T& operator*() noexcept { return value_; }
+    const T& operator*() const noexcept { return value_; }
+    T* operator->() noexcept { return &value_; }
+
+    template <std::size_t I>
+    friend decltype(auto) get(result&& self) noexcept {
+        if constexpr (I == 0) {
+            return std::move(self.error_);
+        } else {
+            return std::move(self.value_);
+        }
+    }
+    template <std::size_t I>
+    friend decltype(auto) get(result& self) noexcept {
+        if constexpr (I == 0) {
+            return (self.error_);
+        } else {
+            return (self.value_);
+        }
+    }
+
+private:
+    void check() const {
+        if (error_) {
+            throw std::system_error(error_);
+        }
+    }
+
+    std::error_code error_;
+    T value_{};
+};
+
+template <>
+class [[nodiscard]] result<void> {
+public:
+    result() noexcept = default;
+    result(std::error_code error) noexcept : error_(error) {}
+    result(errc error) noexcept : error_(error) {}
+    result(std::errc error) noexcept : error_(std::make_error_code(error)) {}
+
+    explicit operator bool() const noexcept { return !error_; }
+    const std::error_code& error() const noexcept { return error_; }
+    void value() const {
+        if (error_) {
+            throw std::system_error(error_);
+        }
+    }
+
+private:
+    std::error_code error_;
+};
+
+}  // namespace zloop
+
+template <class T>
+struct std::tuple_size<zloop::result<T>> : std::integral_constant<std::size_t, 2> {};
+template <class T>
+struct std::tuple_element<0, zloop::result<T>> {
+    using type = std::error_code;
+};
+template <class T>
+struct std::tuple_element<1, zloop::result<T>> {
+    using type = T;
+};

@@ -1,0 +1,86 @@
+// zloop/scope.hpp: what can be cancelled together.
+//
+// Scopes form a tree beside the tree of tasks. Each chain of awaiting tasks has one scope, and the
+// operation at its end - the leaf - records itself there while it waits. A scope owns nothing: leaf
+// and children live in coroutine frames, and take themselves out before these go.
+#pragma once
+
+#include <cassert>
+
+namespace zloop {
+
+/// Something that a scope's cancel() can end early.
+struct cancellable {
+    explicit cancellable(void (*cancel_function)(cancellable&) noexcept) noexcept
+        : cancel(cancel_function) {}
+
+    /// Asks for the end; a result that is already there wins. Never resumes anything inline.
+    void (*cancel)(cancellable&) noexcept;
+
+protected:
+    ~cancellable() = default;
+};
+
+class scope {
+public:
+    /// A scope below `parent`; cancelled from the start when the parent is.
+    explicit scope(scope* parent = nullptr) noexcept : parent_(parent) {
+        if (parent_ != nullptr) {
+            cancelled_ = parent_->cancelled_;
+            next_ = parent_->first_child_;
+            if (next_ != nullptr) {
+                next_->previous_ = this;
+            }
+            parent_->first_child_ = this;
+        }
+    }
+
+    scope(const scope&) = delete;
+    scope& operator=(const scope&) = delete;
+
+    ~scope() {
+        assert(leaf_ == nullptr && first_child_ == nullptr);
+        if (parent_ == nullptr) {
+            return;
+        }
+        (previous_ != nullptr ? previous_->next_ : parent_->first_child_) = next_;
+        if (next_ != nullptr) {
+            next_->previous_ = previous_;
+        }
+    }
+
+    bool cancelled() const noexcept { return cancelled_; }
+
+    /// Marks the scope and everything below, and asks whatever waits there to end. Remembered: an
+    /// operation that starts later in this scope ends at once. Resumes nothing inline.
+    void cancel() noexcept {
+        if (cancelled_) {
+            return;
+        }
+        cancelled_ = true;
+        if (leaf_ != nullptr) {
+            leaf_->cancel(*leaf_);
+        }
+        for (scope* child = first_child_; child != nullptr; child = child->next_) {
+            child->cancel();
+        }
+    }
+
+    /// Records the operation that this scope's tasks wait for; the operation is under way.
+    void enter(cancellable& leaf) noexcept {
+        assert(leaf_ == nullptr && !cancelled_);
+        leaf_ = &leaf;
+    }
+
+    void leave() noexcept { leaf_ = nullptr; }
+
+private:
+    scope* parent_;
+    scope* first_child_ = nullptr;
+    scope* next_ = nullptr;
+    scope* previous_ = nullptr;
+    cancellable* leaf_ = nullptr;
+    bool cancelled_ = false;
+};
+
+}  // namespace zloop

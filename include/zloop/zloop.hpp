@@ -1,0 +1,19 @@
+// zloop/zloop.hpp: all of zloop but its test doubles (testing.hpp).
+#pragma once
+
+#include <zloop/config.hpp>
+
+#include <zloop/address.hpp>
+#include <zloop/backend.hpp>
+#include <zloop/epoll.hpp>
+#include <zloop/error.hpp>
+#include <zloop/fd.hpp>
+#include <zloop/job.hpp>
+#include <zloop/loop.hpp>
+#include <zloop/op.hpp>
+#include <zloop/scope.hpp>
+#include <zloop/sleep.hpp>
+#include <zloop/socket.hpp>
+#include <zloop/stream.hpp>
+#include <zloop/task.hpp>
+#include <zloop/timer.hpp>
