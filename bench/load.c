@@ -1,0 +1,340 @@
+// load.c: a closed-loop load client: each connection has one message under way, and times it.
+//
+//     load echo PORT [options]    sends --size bytes, waits until as many came back
+//     load http PORT [options]    sends a GET, waits for the whole response
+//
+// Nothing counts before --warmup seconds have passed; in them the echoed bytes are compared too,
+// later only counted, so that the client does not become the bottleneck. Prints one line of JSON.
+//
+// A connection that fails is counted and replaced, up to a bound; the run always ends on time,
+// however the server behaves. Exit status: 0, or 1 if anything went wrong at any time, or nothing
+// came back, or 2 if there was nothing to measure.
+#include "client.h"
+#include "http.h"
+
+enum { events_per_turn = 512, scratch_bytes = 256 * 1024, failures_bound = 100 };
+
+static struct {
+    uint16_t port;
+    bool http, close;
+    uint64_t connections;
+    double seconds, warmup_seconds;
+    pid_t server;  // 0: unknown
+} options = {.connections = 1, .seconds = 1, .warmup_seconds = 0.25};
+
+struct connection {
+    int fd;
+    bool writable, over;
+    size_t sent, received;
+    int64_t began_ns;
+    struct http_response response;
+};
+
+static int epoll;
+static uint64_t opened;
+static char *message, *scratch;
+static size_t message_bytes = 64;
+
+// -- what was measured --------------------------------------------------------------------------
+
+// Latencies, 64 buckets for each power of two of nanoseconds: 1.6 % wide, and any value fits.
+enum { buckets_per_octave = 64, octave_shift = 6 };
+static uint64_t histogram[64 * buckets_per_octave];
+static uint64_t messages, errors;
+static bool warming = true;
+
+static size_t bucket_of(uint64_t ns) {
+    if (ns < buckets_per_octave)
+        return ns;
+    int octave = 63 - __builtin_clzll(ns) - octave_shift;
+    return (size_t)(octave + 1) * buckets_per_octave + (ns >> octave) - buckets_per_octave;
+}
+
+static double middle_of(size_t bucket) {
+    if (bucket < buckets_per_octave)
+        return (double)bucket;
+    size_t octave = bucket / buckets_per_octave - 1;
+    uint64_t low = (uint64_t)(buckets_per_octave + bucket % buckets_per_octave) << octave;
+    return (double)low + (double)(1ull << octave) / 2;
+}
+
+static double percentile_us(double fraction) {
+    uint64_t rank = (uint64_t)(fraction * (double)messages), seen = 0;
+    for (size_t i = 0; i < sizeof histogram / sizeof *histogram; i++)
+        if ((seen += histogram[i]) > rank)
+            return middle_of(i) / 1000;
+    return 0;
+}
+
+// The clocks that bound the measured window, all read at its two ends.
+struct instant {
+    int64_t wall_ns, client_ns, server_ns;  // CPU time, but the first
+    int64_t client_waited_ns, server_waited_ns;
+};
+
+// How long the main thread of `process` could have run, but had no core: the work of others.
+static int64_t waited_ns(pid_t process) {
+    char path[64];
+    long long ran = 0, waited = 0;
+    snprintf(path, sizeof path, "/proc/%d/schedstat", (int)process);
+    FILE* file = fopen(path, "r");
+    if (file == NULL)
+        return 0;  // a kernel without these statistics
+    if (fscanf(file, "%lld %lld", &ran, &waited) != 2)
+        waited = 0;
+    fclose(file);
+    return waited;
+}
+
+static struct instant read_clocks(void) {
+    struct instant at = {
+        .wall_ns = now_ns(),
+        .client_ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID),
+        .client_waited_ns = waited_ns(getpid()),
+    };
+    if (options.server == 0)
+        return at;
+    clockid_t clock;  // of all the threads of the server, those that have ended included
+    if (clock_getcpuclockid(options.server, &clock) != 0)
+        stop_with("the server is gone");
+    at.server_ns = clock_ns(clock);
+    at.server_waited_ns = waited_ns(options.server);
+    return at;
+}
+
+static void report(struct instant from, struct instant to) {
+    double elapsed_ns = (double)(to.wall_ns - from.wall_ns);
+    double server_ns = (double)(to.server_ns - from.server_ns);
+    printf("{\"messages\": %llu, \"seconds\": %.6f, \"messages_per_second\": %.1f",
+           (unsigned long long)messages, elapsed_ns / 1e9, (double)messages / elapsed_ns * 1e9);
+    printf(", \"p50_us\": %.2f, \"p99_us\": %.2f, \"errors\": %llu", percentile_us(0.50), percentile_us(0.99),
+           (unsigned long long)errors);
+    printf(", \"client_busy\": %.3f, \"client_waited\": %.3f",
+           (double)(to.client_ns - from.client_ns) / elapsed_ns,
+           (double)(to.client_waited_ns - from.client_waited_ns) / elapsed_ns);
+    if (options.server != 0 && messages > 0)
+        printf(", \"server_busy\": %.3f, \"server_waited\": %.3f, \"server_cpu_us\": %.4f",
+               server_ns / elapsed_ns, (double)(to.server_waited_ns - from.server_waited_ns) / elapsed_ns,
+               server_ns / (double)messages / 1000);
+    printf("}\n");
+}
+
+// -- one connection -----------------------------------------------------------------------------
+
+static void failed(const char* why) {
+    if (++errors <= 3)
+        fprintf(stderr, "load: %s\n", why);
+    if (errors < failures_bound)
+        return;
+    fprintf(stderr, "load: too many errors, the last: %s\n", why);
+    exit(2);
+}
+
+static void begin(struct connection* c, int64_t now) {
+    c->began_ns = now;
+    c->sent = c->received = 0;
+    c->over = false;
+    if (options.http)
+        http_reset(&c->response);
+}
+
+static void reopen(struct connection* c) {
+    if (c->fd >= 0)
+        close(c->fd);
+    begin(c, now_ns());  // an HTTP request with --close pays for its connection
+    c->writable = false;
+    c->fd = open_connection(options.port, opened++, SOCK_NONBLOCK);
+    if (c->fd < 0)
+        die("load: connect");
+    watch(epoll, c->fd, c);
+}
+
+// Sends what is left of the message. False: the connection has failed.
+static bool push(struct connection* c) {
+    while (c->writable && c->sent < message_bytes) {
+        ssize_t n = send(c->fd, message + c->sent, message_bytes - c->sent, MSG_NOSIGNAL);
+        if (n >= 0)
+            c->sent += (size_t)n;
+        else if (errno == EAGAIN)
+            c->writable = false;
+        else
+            return false;
+    }
+    return true;
+}
+
+// Judges `size` bytes of the scratch. NULL, or what is wrong with them.
+static const char* take(struct connection* c, size_t size) {
+    if (options.http) {
+        if (http_feed(&c->response, scratch, size) < size)
+            return "bytes after the response";
+        if (c->response.state == http_invalid)
+            return "not an HTTP response";
+        c->over = c->response.state == http_complete;
+        if (c->over && c->response.status != 200)
+            return "a status that is not 200";
+        return NULL;
+    }
+    if (size > c->sent - c->received)
+        return "more bytes than were sent";
+    if (warming && memcmp(scratch, message + c->received, size) != 0)
+        return "bytes that differ";
+    c->received += size;
+    c->over = c->received == message_bytes;
+    return NULL;
+}
+
+static void finish(struct connection* c) {
+    int64_t now = now_ns();
+    messages++;
+    histogram[bucket_of((uint64_t)(now - c->began_ns))]++;
+    if (options.close || (options.http && c->response.closes))
+        reopen(c);
+    else
+        begin(c, now);
+}
+
+// Moves bytes until the kernel has none for us. False: the connection has failed.
+static bool drive(struct connection* c, uint32_t events) {
+    const bool ending = events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR);
+    if (events & EPOLLOUT)
+        c->writable = true;
+    for (;;) {
+        if (!push(c))
+            return failed(strerror(errno)), false;
+        ssize_t n = recv(c->fd, scratch, scratch_bytes, 0);
+        if (n < 0 && errno == EAGAIN)
+            return true;
+        if (n < 0)
+            return failed(strerror(errno)), false;
+        if (n == 0) {
+            if (!options.http || !http_finish(&c->response))
+                return failed("the server closed the connection"), false;
+            return finish(c), true;
+        }
+        const char* wrong = take(c, (size_t)n);
+        if (wrong)
+            return failed(wrong), false;
+        if (c->over) {
+            finish(c);
+            if (!c->writable)
+                return true;  // a new connection, or a full one: its edge will come
+            if (!push(c))
+                return failed(strerror(errno)), false;
+        }
+        // A short read has drained the socket; a new edge announces more, but not a second end.
+        if (n < scratch_bytes && !ending)
+            return true;
+    }
+}
+
+// -- the run ------------------------------------------------------------------------------------
+
+// Connections whose message has been under way for the whole window, or for 2 s: it is lost.
+static uint64_t count_stalled(const struct connection* all, int64_t from_ns, int64_t to_ns) {
+    int64_t limit_ns = to_ns - 2 * second_ns > from_ns ? to_ns - 2 * second_ns : from_ns;
+    uint64_t stalled = 0;
+    for (uint64_t i = 0; i < options.connections; i++)
+        stalled += all[i].began_ns < limit_ns;
+    return stalled;
+}
+
+static void run(struct connection* all) {
+    int64_t start = now_ns();
+    int64_t warm = start + (int64_t)(options.warmup_seconds * 1e9);
+    int64_t deadline = warm + (int64_t)(options.seconds * 1e9);
+    struct instant from = {0};
+
+    for (uint64_t i = 0; i < options.connections; i++) {
+        all[i].fd = -1;
+        reopen(&all[i]);
+    }
+    for (int64_t now = start; now < deadline; now = now_ns()) {
+        if (warming && now >= warm) {
+            warming = false;
+            messages = 0;
+            memset(histogram, 0, sizeof histogram);
+            from = read_clocks();
+        }
+        struct epoll_event events[events_per_turn];
+        int ready = epoll_wait(epoll, events, events_per_turn, 10);
+        if (ready < 0 && errno != EINTR)
+            die("epoll_wait");
+        for (int i = 0; i < ready; i++) {
+            struct connection* c = events[i].data.ptr;
+            if (!drive(c, events[i].events))
+                reopen(c);
+        }
+    }
+    if (warming)
+        stop_with("load: no time was left to measure");
+    struct instant to = read_clocks();
+    errors += count_stalled(all, from.wall_ns, to.wall_ns);
+    report(from, to);
+}
+
+static double seconds_of(const char* text) {
+    char* end;
+    double value = strtod(text, &end);
+    if (end == text || *end != '\0' || !(value >= 0 && value <= 3600))
+        stop_with("seconds are between 0 and 3600");
+    return value;
+}
+
+static void parse(int argc, char** argv) {
+    static const struct option table[] = {
+        {"connections", required_argument, NULL, 'c'},
+        {"size", required_argument, NULL, 'n'},
+        {"seconds", required_argument, NULL, 's'},
+        {"warmup", required_argument, NULL, 'w'},
+        {"server-pid", required_argument, NULL, 'p'},
+        {"close", no_argument, NULL, 'x'},
+        {0},
+    };
+    static const char usage[] =
+        "usage: load echo|http PORT [--connections N] [--size BYTES] [--seconds S] [--warmup S]\n"
+        "                           [--close] [--server-pid PID]";
+    for (int option; (option = getopt_long(argc, argv, "", table, NULL)) != -1;) {
+        switch (option) {
+            case 'c': options.connections = count_of(optarg); break;
+            case 'n': message_bytes = count_of(optarg); break;
+            case 's': options.seconds = seconds_of(optarg); break;
+            case 'w': options.warmup_seconds = seconds_of(optarg); break;
+            case 'p': options.server = (pid_t)count_of(optarg); break;
+            case 'x': options.close = true; break;
+            default: stop_with(usage);
+        }
+    }
+    if (argc - optind != 2)
+        stop_with(usage);
+    options.http = strcmp(argv[optind], "http") == 0;
+    if (!options.http && strcmp(argv[optind], "echo") != 0)
+        stop_with(usage);
+    options.port = port_of(argv[optind + 1]);
+    if (options.connections == 0 || message_bytes == 0)
+        stop_with(usage);
+}
+
+int main(int argc, char** argv) {
+    parse(argc, argv);
+    allow_descriptors(options.connections);
+    if (options.http) {
+        int n = asprintf(&message, "GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAccept: */*\r\n%s\r\n",
+                         options.port, options.close ? "Connection: close\r\n" : "");
+        if (n < 0)
+            die("asprintf");
+        message_bytes = (size_t)n;
+    } else {
+        message = malloc(message_bytes);
+        for (size_t i = 0; message != NULL && i < message_bytes; i++)
+            message[i] = (char)(i * 31 + (i >> 8));
+    }
+    scratch = malloc(scratch_bytes);
+    struct connection* all = calloc(options.connections, sizeof *all);
+    epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (message == NULL || scratch == NULL || all == NULL || epoll < 0)
+        die("load");
+    run(all);
+    free(all);
+    return errors > 0 || messages == 0;
+}

@@ -1,0 +1,28 @@
+"""Compiles the C programs of this folder when they are needed.
+
+They measure every event loop, zloop or not, so they need nothing but a C compiler: no build of
+zloop, no meson. The results lie in `build/bench` beside this folder.
+"""
+
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+BUILD = HERE.parent / "build" / "bench"
+FLAGS = ["-std=c17", "-O2", "-Wall", "-Wextra", "-D_GNU_SOURCE"]
+
+
+def program(name: str) -> str:
+    """Return the path of the program made from `name`.c, newer than every source."""
+    target = BUILD / name
+    sources = [HERE / f"{name}.c", *HERE.glob("*.h")]
+    if target.exists() and target.stat().st_mtime > max(s.stat().st_mtime for s in sources):
+        return str(target)
+    BUILD.mkdir(parents=True, exist_ok=True)
+    fresh = BUILD / f"{name}.{os.getpid()}"  # another run may be executing the old one
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    subprocess.run([*compiler, *FLAGS, str(sources[0]), "-o", str(fresh)], check=True)
+    fresh.replace(target)
+    return str(target)

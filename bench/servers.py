@@ -1,0 +1,107 @@
+"""A server process on one event loop: `python bench/servers.py uvloop echo`.
+
+    echo      asyncio.Protocol, the shortest that there is
+    streams   StreamReader and StreamWriter
+    uvicorn   uvicorn with httptools and a bare ASGI application
+
+It prints `port N` once it listens on 127.0.0.1, and runs until it is terminated.
+"""
+
+import argparse
+import asyncio
+import resource
+import socket
+
+import loops
+
+HOST = "127.0.0.1"  # bound by the loop: of a ready-made socket asyncio may leave Nagle's delay on
+BACKLOG = 4096  # the same as the floor's: a burst of connections must not wait for a resent SYN
+
+
+class Echo(asyncio.Protocol):
+    transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(data)
+
+
+def announce(server: asyncio.AbstractServer) -> None:
+    print("port", server.sockets[0].getsockname()[1], flush=True)  # type: ignore[attr-defined]
+
+
+async def echo() -> None:
+    loop = asyncio.get_running_loop()
+    async with await loop.create_server(Echo, HOST, 0, backlog=BACKLOG) as server:
+        announce(server)
+        await loop.create_future()  # for ever: rloop's serve_forever() stops listening
+
+
+async def streams() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        except ConnectionError:
+            pass  # the client ends its run in the middle of messages
+        finally:
+            writer.close()
+
+    async with await asyncio.start_server(serve, HOST, 0, backlog=BACKLOG) as server:
+        announce(server)
+        await asyncio.get_running_loop().create_future()
+
+
+async def plaintext(scope, receive, send) -> None:  # type: ignore[no-untyped-def]
+    """Answer every request; HTTP is the only scope, as lifespan and websockets are off."""
+    headers = [(b"content-type", b"text/plain"), (b"content-length", b"13")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"Hello, world!"})
+
+
+async def uvicorn() -> None:
+    from uvicorn import Config, Server
+
+    class AnnouncingServer(Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            announce(self.servers[0])
+
+    config = Config(
+        plaintext,
+        host=HOST,
+        port=0,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_level="warning",
+        backlog=BACKLOG,
+    )
+    await AnnouncingServer(config).serve()
+
+
+MODES = {"echo": echo, "streams": streams, "uvicorn": uvicorn}
+
+
+def allow_descriptors() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("loop", choices=loops.LOOPS)
+    parser.add_argument("mode", choices=MODES)
+    arguments = parser.parse_args()
+
+    allow_descriptors()
+    with asyncio.Runner(loop_factory=loops.factory(arguments.loop)) as runner:
+        runner.run(MODES[arguments.mode]())
+
+
+if __name__ == "__main__":
+    main()
