@@ -34,7 +34,7 @@ public:
     /// Fails: `invalid_argument`. A name is not a numeric address.
     static result<address> ip(std::string_view host, std::uint16_t port) noexcept {
         char text[INET6_ADDRSTRLEN + IF_NAMESIZE + 1];
-        if (host.size() >= sizeof text) {
+        if (host.size() >= sizeof text || host.find('\0') != host.npos) {
             return std::errc::invalid_argument;
         }
         std::memcpy(text, host.data(), host.size());
@@ -72,11 +72,15 @@ public:
     static address any(std::uint16_t port = 0) noexcept { return v4(INADDR_ANY, port); }
 
     /// A Unix socket's path; a leading NUL byte is Linux' abstract namespace.
-    /// Fails: `filename_too_long` (107 bytes are the most).
+    /// An empty path is the unnamed address: bound to it, a socket is given an abstract name.
+    /// Fails: `filename_too_long` (107 bytes are the most), `invalid_argument` (a NUL byte inside).
     static result<address> local(std::string_view path) noexcept {
         address made;
         auto& name = made.storage_.local;
-        const bool abstract = !path.empty() && path.front() == '\0';
+        const bool abstract = path.empty() || path.front() == '\0';
+        if (!abstract && path.find('\0') != path.npos) {
+            return std::errc::invalid_argument;  // the kernel would end the path there
+        }
         if (path.size() + (abstract ? 0 : 1) > sizeof name.sun_path) {
             return std::errc::filename_too_long;
         }

@@ -53,6 +53,10 @@ struct io_op : op, cancellable {
     std::byte* data = nullptr;
     std::size_t size = 0;  ///< in: of `data`; outcome: bytes moved
 
+    /// recv: chooses `data` and `size` when the kernel has bytes, not before; may be null. Sets `error`
+    /// to end the operation instead.
+    void (*provide)(io_op&) noexcept = nullptr;
+
     const iovec* parts = nullptr;  ///< send: at most IOV_MAX buffers
     sockaddr* name = nullptr;      ///< connect: the peer; accept: filled with the peer, or null
     unsigned name_size = 0;        ///< of `name`: its room, and on accept what was filled

@@ -58,7 +58,7 @@ public:
                 static_cast<std::uint32_t>(each.data.u64 >> 32),
                 (each.events & EPOLLIN) != 0,
                 (each.events & EPOLLOUT) != 0,
-                (each.events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0,
+                (each.events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR | EPOLLPRI)) != 0,
             });
             stray = stray || (!known && (each.data.u64 & level_bit) != 0);
         }
@@ -96,8 +96,10 @@ private:
         return add_owned(epoll_, fd, generation) == 0 ? std::error_code{} : system_error_code(errno);
     }
 
+    void unregister(int fd) noexcept override { control(epoll_, EPOLL_CTL_DEL, fd, 0, 0); }
+
     static int add_owned(int epoll, int fd, std::uint32_t generation) noexcept {
-        constexpr std::uint32_t both = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+        constexpr std::uint32_t both = EPOLLIN | EPOLLOUT | EPOLLPRI | EPOLLRDHUP | EPOLLET;
         return set(epoll, EPOLL_CTL_ADD, fd, both, tag(fd, generation));
     }
 

@@ -73,10 +73,15 @@ public:
         check();
         return std::move(value_);
     }
+    const T& value() const& {
+        check();
+        return value_;
+    }
 
     T& operator*() noexcept { return value_; }
     const T& operator*() const noexcept { return value_; }
     T* operator->() noexcept { return &value_; }
+    const T* operator->() const noexcept { return &value_; }
 
     template <std::size_t I>
     friend decltype(auto) get(result&& self) noexcept {
@@ -88,6 +93,14 @@ public:
     }
     template <std::size_t I>
     friend decltype(auto) get(result& self) noexcept {
+        if constexpr (I == 0) {
+            return (self.error_);
+        } else {
+            return (self.value_);
+        }
+    }
+    template <std::size_t I>
+    friend decltype(auto) get(const result& self) noexcept {
         if constexpr (I == 0) {
             return (self.error_);
         } else {

@@ -92,12 +92,18 @@ private:
 inline void spawn(loop& on, task<void> work) { static_cast<void>(new detail::spawned(on, std::move(work))); }
 
 /// Turns the loop until `work` is done. Returns or throws what it did.
+/// When the loop itself fails (the backend cannot wait), it is shut down first, `work` with it.
 template <class T>
 T run(loop& on, task<T> work) {
-    job<T> running(on, std::move(work));
     on.begin_run();
-    while (!running.done()) {
-        on.run_once();
+    job<T> running(on, std::move(work));
+    try {
+        while (!running.done()) {
+            on.run_once();
+        }
+    } catch (...) {
+        on.shut_down();
+        throw;
     }
     return running.take();
 }

@@ -7,7 +7,8 @@
 // Descriptors that we own are registered once, edge-triggered, in both directions: from then on no
 // system call but the I/O itself. A read shorter than asked has drained the socket, so the slot counts
 // as not ready and the EAGAIN recv is saved (0.33 us) - unless the event also told of a hang-up or an
-// error: that edge does not come again.
+// error: that edge does not come again. This holds for TCP alone: a Unix socket's recv ends behind a
+// message that carried descriptors, a TCP one's before urgent data (told as a hang-up), with more to read.
 //
 // A slot has a generation, and events carry it: an event for a descriptor's former life is ignored.
 #pragma once
@@ -16,6 +17,8 @@
 #include <memory>
 #include <vector>
 
+#include <fcntl.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -28,11 +31,17 @@ namespace zloop {
 class readiness : public backend {
 public:
     std::error_code attach(int fd) noexcept override {
-        slot* place = reserve(fd);
-        if (place == nullptr) {
-            return std::make_error_code(std::errc::not_enough_memory);
+        if (const auto error = reserve(fd)) {
+            return error;
+        }
+        slot* const place = &slots_[static_cast<std::size_t>(fd)];
+        if (place->owned) {  // twice, or closed behind our back: its owner will close the number
+            return std::make_error_code(std::errc::device_or_resource_busy);
         }
         // The kernel has just given us this number: watchers of a former life watch nothing.
+        if (place->owned) {
+            release(fd);  // somebody closed it behind its owner's back
+        }
         orphan(*place);
         if (const auto error = register_owned(fd, place->generation)) {
             return error;
@@ -41,29 +50,27 @@ public:
         place->readable = false;  // an edge tells, if there is something already
         place->writable = true;
         place->hung_up = false;
+        place->short_is_drained = is_tcp(fd);
         place->burst = 0;
         return {};
     }
 
     void release(int fd) noexcept override {
-        slot& place = slots_[static_cast<std::size_t>(fd)];
-        assert(place.owned);
-        for (op* waiting : {place.reader, place.writer}) {
-            if (waiting != nullptr) {
-                cancel(static_cast<io_op&>(*waiting));
-            }
-        }
-        place.owned = false;
-        ++place.generation;
+        forget(fd);
+        unregister(fd);  // or its events would wake us for as long as it lives elsewhere
     }
 
     void close(int fd) noexcept override {
-        release(fd);
+        forget(fd);
         ::close(fd);  // leaves the interest set by itself, or, where a duplicate lives, is ignored
     }
 
     bool start(io_op& operation) noexcept override {
         operation.run = &readiness::run_queued;
+        if (operation.fd < 0) {
+            operation.error = EBADF;  // on a socket that is closed already
+            return true;
+        }
         slot& place = slots_[static_cast<std::size_t>(operation.fd)];
         assert(place.owned);
         const bool reads = is_read(operation.code);
@@ -90,7 +97,7 @@ public:
             operation.error = EAGAIN;
             return true;
         }
-        waiting = &operation;
+        slot_of(operation) = &operation;  // not `waiting`: a provider may have moved the table
         operation.state = io_op::phase::parked;
         return false;
     }
@@ -98,10 +105,10 @@ public:
     void cancel(io_op& operation) noexcept override {
         using enum io_op::phase;
         if (operation.state != parked && operation.state != queued) {
+            operation.state = canceled;  // idle: by its own provider; attempt() looks
             return;
         }
-        slot& place = slots_[static_cast<std::size_t>(operation.fd)];
-        (is_read(operation.code) ? place.reader : place.writer) = nullptr;
+        slot_of(operation) = nullptr;
         if (operation.state == parked) {
             ready_->push(operation);
         }
@@ -109,10 +116,10 @@ public:
     }
 
     std::error_code watch(watcher& interest) noexcept override {
-        slot* place = reserve(interest.fd);
-        if (place == nullptr) {
-            return std::make_error_code(std::errc::not_enough_memory);
+        if (const auto error = reserve(interest.fd)) {
+            return error;
         }
+        slot* const place = &slots_[static_cast<std::size_t>(interest.fd)];
         op*& waiting = interest.toward == direction::read ? place->reader : place->writer;
         if (place->owned || waiting != nullptr) {
             return std::make_error_code(std::errc::device_or_resource_busy);
@@ -153,6 +160,9 @@ protected:
     /// Registers both directions, edge-triggered.
     virtual std::error_code register_owned(int fd, std::uint32_t generation) noexcept = 0;
 
+    /// Ends either kind of registration, if it is there.
+    virtual void unregister(int fd) noexcept = 0;
+
     /// Changes a level-triggered registration; {} is none.
     virtual std::error_code change_foreign(int fd, std::uint32_t generation, interests before,
                                            interests after) noexcept = 0;
@@ -162,7 +172,7 @@ protected:
         std::uint32_t generation;
         bool readable;
         bool writable;
-        bool hung_up;  ///< the peer's end, or an error: counts for both directions
+        bool hung_up;  ///< the peer's end, an error, urgent data: counts for both directions
     };
 
     /// Queues whoever waits for `seen`. False: it is of a former life of the descriptor.
@@ -215,6 +225,7 @@ private:
         bool readable : 1 = false;
         bool writable : 1 = false;
         bool hung_up : 1 = false;
+        bool short_is_drained : 1 = false;
         std::uint8_t burst = 0;  // reads that succeeded since the last event or requeue
     };
 
@@ -233,16 +244,45 @@ private:
         return {place.reader != nullptr, place.writer != nullptr};
     }
 
-    slot* reserve(int fd) noexcept {
+    op*& slot_of(const io_op& operation) noexcept {
+        slot& place = slots_[static_cast<std::size_t>(operation.fd)];
+        return is_read(operation.code) ? place.reader : place.writer;
+    }
+
+    std::error_code reserve(int fd) noexcept {
         const auto index = static_cast<std::size_t>(fd);
+        if (fd < 0) {
+            return std::make_error_code(std::errc::bad_file_descriptor);
+        }
         if (index >= slots_.size()) {
+            if (::fcntl(fd, F_GETFD) < 0) {  // no table of gigabytes for a wild number
+                return system_error_code(errno);
+            }
             try {
                 slots_.resize(index + 1);
             } catch (const std::bad_alloc&) {
-                return nullptr;
+                return std::make_error_code(std::errc::not_enough_memory);
             }
         }
-        return &slots_[index];
+        return {};
+    }
+
+    static bool is_tcp(int fd) noexcept {
+        int protocol = 0;
+        socklen_t room = sizeof protocol;
+        return ::getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &room) == 0 && protocol == IPPROTO_TCP;
+    }
+
+    void forget(int fd) noexcept {
+        slot& place = slots_[static_cast<std::size_t>(fd)];
+        assert(place.owned);
+        for (op* waiting : {place.reader, place.writer}) {
+            if (waiting != nullptr) {
+                cancel(static_cast<io_op&>(*waiting));
+            }
+        }
+        place.owned = false;
+        ++place.generation;
     }
 
     static void orphan(slot& place) noexcept {
@@ -277,8 +317,7 @@ private:
             operation.error = ECANCELED;
         } else {
             auto& self = static_cast<readiness&>(*operation.owner);
-            slot& place = self.slots_[static_cast<std::size_t>(operation.fd)];
-            (is_read(operation.code) ? place.reader : place.writer) = nullptr;
+            self.slot_of(operation) = nullptr;
             operation.state = io_op::phase::idle;
             if (!self.start(operation)) {
                 return;
@@ -303,7 +342,23 @@ private:
                 operation.size = scratch_bytes;
                 return read_some(operation, place);
             }
-            case opcode::recv: return read_some(operation, place);
+            case opcode::recv:
+                if (operation.provide != nullptr) {
+                    const std::uint32_t generation = place.generation;
+                    operation.state = io_op::phase::idle;
+                    operation.provide(operation);
+                    if (operation.error != 0) {
+                        return true;
+                    }
+                    // A provider may attach descriptors, and so move the table; cancel; or close.
+                    slot& found = slots_[static_cast<std::size_t>(operation.fd)];
+                    if (found.generation != generation || operation.state == io_op::phase::canceled) {
+                        operation.error = ECANCELED;
+                        return true;
+                    }
+                    return read_some(operation, found);
+                }
+                return read_some(operation, place);
             case opcode::accept: return accept_one(operation, place);
             case opcode::send: return send_some(operation, place);
             case opcode::connect: return connect(operation, place);
@@ -328,7 +383,7 @@ private:
             return true;
         }
         const auto moved = static_cast<std::size_t>(count);
-        if (moved < operation.size && !place.hung_up) {
+        if (moved < operation.size && place.short_is_drained && !place.hung_up) {
             place.readable = false;
         }
         operation.size = moved;
@@ -354,6 +409,7 @@ private:
             // A connection that died in the queue is nobody's failure.
             if (errno != ECONNABORTED && errno != EPROTO && errno != EINTR) {
                 operation.error = errno;
+                ++place.burst;  // who tries again at once, with EMFILE, still starves nobody
                 return true;
             }
         }

@@ -66,10 +66,14 @@ public:
         }
     }
 
-    /// Records the operation that this scope's tasks wait for; the operation is under way.
+    /// Records the operation that this scope's tasks wait for; the operation is under way. One that
+    /// cancelled the scope while it started (a callback of its own did) is asked to end at once.
     void enter(cancellable& leaf) noexcept {
-        assert(leaf_ == nullptr && !cancelled_);
+        assert(leaf_ == nullptr);
         leaf_ = &leaf;
+        if (cancelled_) {
+            leaf.cancel(leaf);
+        }
     }
 
     void leave() noexcept { leaf_ = nullptr; }

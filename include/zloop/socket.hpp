@@ -138,8 +138,8 @@ public:
     ~stream() { close(); }
 
     /// Takes a connected (or connecting), non-blocking socket into service of `on`.
-    /// Fails: when the backend does; the descriptor is then closed.
-    static result<stream> adopt(loop& on, fd socket) noexcept {
+    /// Fails: when the backend does; `socket` then stays the caller's.
+    static result<stream> adopt(loop& on, fd&& socket) noexcept {
         if (const auto error = on.kernel().attach(socket.get())) {
             return error;
         }
@@ -168,7 +168,7 @@ public:
     result<std::size_t> try_send(std::span<const iovec> buffers) noexcept {
         return try_now(opcode::send, [&](io_op& operation) {
             operation.parts = buffers.data();
-            operation.part_count = static_cast<unsigned>(buffers.size());
+            operation.part_count = static_cast<unsigned>(buffers.size() < IOV_MAX ? buffers.size() : IOV_MAX);
         });
     }
 
@@ -291,7 +291,8 @@ public:
     }
 
     /// Takes a listening, non-blocking socket into service of `on`.
-    static result<listener> adopt(loop& on, fd socket) noexcept {
+    /// Fails: when the backend does; `socket` then stays the caller's.
+    static result<listener> adopt(loop& on, fd&& socket) noexcept {
         auto adopted = stream::adopt(on, std::move(socket));
         if (!adopted) {
             return adopted.error();

@@ -30,12 +30,12 @@ public:
     script& ends() { return read_step({step::end, {}, 0}); }
     /// The next read fails with this errno.
     script& fails_read(int error) { return read_step({step::failure, {}, error}); }
-    /// The next read would block once, as after a spurious event.
+    /// The next read would block, until the loop asks the kernel again.
     script& stalls_read() { return read_step({step::stall, {}, 0}); }
     /// The next accept gets `fd`, another made-up descriptor.
     script& accepts(int fd) { return read_step({step::connection, {}, fd}); }
 
-    /// The next write takes `count` bytes at most; 0 would block until another step comes.
+    /// The next write takes `count` bytes at most; 0 would block until another write step comes.
     script& takes(std::size_t count) { return write_step({step::bytes, {}, static_cast<int>(count)}); }
     /// The next write, or connect, fails with this errno.
     script& fails_write(int error) { return write_step({step::failure, {}, error}); }
@@ -55,12 +55,12 @@ private:
 
     script& read_step(step next) {
         reads_.push_back(std::move(next));
-        changed_();
+        changed_(direction::read);
         return *this;
     }
     script& write_step(step next) {
         writes_.push_back(std::move(next));
-        changed_();
+        changed_(direction::write);
         return *this;
     }
 
@@ -68,7 +68,7 @@ private:
     std::deque<step> writes_;
     io_op* reader_ = nullptr;
     io_op* writer_ = nullptr;
-    std::function<void()> changed_ = [] {};
+    std::function<void(direction)> changed_ = [](direction) {};
 };
 
 class scripted_backend final : public backend, public clock_source {
@@ -95,7 +95,7 @@ public:
 
     std::error_code attach(int fd) noexcept override {
         script& peer = scripts_[fd];
-        peer.changed_ = [this, &peer] { retry(peer); };
+        peer.changed_ = [this, &peer](direction toward) { retry(peer, toward); };
         return {};
     }
 
@@ -106,7 +106,7 @@ public:
                 cancel(*waiting);
             }
         }
-        peer.changed_ = [] {};
+        peer.changed_ = [](direction) {};
     }
 
     void close(int fd) noexcept override {
@@ -116,7 +116,15 @@ public:
 
     bool start(io_op& operation) noexcept override {
         operation.run = &scripted_backend::finish;
+        if (operation.fd < 0) {
+            operation.error = EBADF;
+            return true;
+        }
         script& peer = scripts_[operation.fd];
+        if (slot_of(operation) != nullptr) {
+            operation.error = operation.now_or_never ? EAGAIN : EBUSY;
+            return true;
+        }
         if (attempt(operation, peer)) {
             return true;
         }
@@ -150,11 +158,19 @@ public:
         if (woken_.exchange(false)) {
             return {};
         }
+        for (auto& [fd, peer] : scripts_) {
+            retry(peer, direction::read);  // who stalled
+        }
+        if (!ready_->empty()) {
+            timeout = nanoseconds::zero();
+        }
         const bool endless = timeout < nanoseconds::zero();
         if (!plan_.empty() && (endless || plan_.begin()->first <= now_ + timeout)) {
-            auto next = plan_.extract(plan_.begin());
-            now_ = std::max(now_, next.key());
-            next.mapped()();
+            now_ = std::max(now_, plan_.begin()->first);
+            while (!plan_.empty() && plan_.begin()->first <= now_) {
+                auto next = plan_.extract(plan_.begin());
+                next.mapped()();
+            }
             return {};
         }
         if (endless) {
@@ -182,13 +198,11 @@ private:
         operation.waiter.resume();
     }
 
-    void retry(script& peer) {
-        for (io_op** waiting : {&peer.reader_, &peer.writer_}) {
-            if (io_op* operation = *waiting; operation != nullptr && attempt(*operation, peer)) {
-                *waiting = nullptr;
-                operation->state = io_op::phase::queued;
-                ready_->push(*operation);
-            }
+    void retry(script& peer, direction toward) {
+        io_op*& waiting = toward == direction::read ? peer.reader_ : peer.writer_;
+        if (waiting != nullptr && attempt(*waiting, peer)) {
+            waiting->state = io_op::phase::queued;
+            ready_->push(*std::exchange(waiting, nullptr));
         }
     }
 
@@ -199,6 +213,13 @@ private:
                 operation.size = sizeof scratch_;
                 [[fallthrough]];
             case opcode::recv:
+                if (operation.provide != nullptr && !peer.reads_.empty()) {
+                    operation.provide(operation);
+                    if (operation.error != 0) {
+                        return true;
+                    }
+                }
+                [[fallthrough]];
             case opcode::accept: return read(operation, peer);
             case opcode::send: return write(operation, peer);
             case opcode::connect: return connect(operation, peer);

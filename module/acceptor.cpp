@@ -1,0 +1,123 @@
+// module/acceptor.cpp: accepting, and what may go wrong in it. See acceptor.hpp.
+
+#include "acceptor.hpp"
+
+#include <zloop/sleep.hpp>
+
+#include "names.hpp"
+#include "socket_transport.hpp"
+
+namespace zl {
+
+namespace {
+
+// asyncio.constants.ACCEPT_RETRY_DELAY: after EMFILE and its like the backlog can wait for a descriptor.
+constexpr std::chrono::seconds retry_delay{1};
+
+}  // namespace
+
+acceptor::acceptor(LoopCore& owner, int descriptor, PyObject* socket, PyObject* protocol_factory,
+                   PyObject* owner_server, PyObject* hand_over_to)
+    : core(owner),
+      sock(py::ref::borrow(socket)),
+      factory(py::ref::borrow(protocol_factory)),
+      server(py::ref::borrow(owner_server)),
+      hand_over(py::ref::borrow(hand_over_to)),
+      context(py::ref::steal(PyContext_CopyCurrent())) {
+    zloop::fd number(descriptor);
+    auto adopted = zloop::listener::adopt(*core.loop, std::move(number));
+    if (!adopted) {
+        static_cast<void>(number.release());  // the Python socket's
+        py::raise_os_error(adopted.error());
+    }
+    listening = std::move(*adopted);
+    no_delay_ = wants_no_delay(socket);
+}
+
+void acceptor::start() { accept_loop(*core.loop, running_); }
+
+void acceptor::stop() noexcept {
+    stopped_ = true;
+    static_cast<void>(listening.release());
+    for (py::ref* each : {&sock, &factory, &server, &hand_over, &context}) {
+        each->reset();
+    }
+    running_.cancel();
+}
+
+int acceptor::visit_all(visitproc visit, void* arg) const {
+    for (const py::ref* each : {&sock, &factory, &server, &hand_over, &context}) {
+        Py_VISIT(each->get());
+    }
+    return 0;
+}
+
+fiber acceptor::accept_loop(zloop::loop&, fiber::place& kept) {
+    while (!stopped_) {
+        auto [error, connection] = co_await listening.accept();
+        if (stopped_) {
+            break;
+        }
+        if (!error) {
+            serve(std::move(connection));
+            continue;
+        }
+        report(error.value());
+        if (!stopped_) {
+            static_cast<void>(co_await zloop::sleep_for(retry_delay));
+        }
+    }
+    kept.end();
+    delete this;
+}
+
+void acceptor::serve(zloop::accepted connection) noexcept {
+    const callback_scope running(core);
+    // Ours while Python runs: the factory may stop the server.
+    const py::ref make = factory, owner = server, over = hand_over;
+    LoopCore& on = core;
+    try {
+        py::ref own_context = py::ref::steal(PyContext_Copy(context.get()));
+        const py::ref peername = name_of(connection.peer);
+        if (PyContext_Enter(own_context.get()) != 0) {
+            throw py::error_set{};
+        }
+        py::ref made;
+        if (over.get() != Py_None) {
+            const py::ref descriptor = py::integer(connection.socket.release());
+            made = py::try_call(over.get(), descriptor.get(), peername.get());
+        } else {
+            made = py::try_call(make.get());
+        }
+        if (PyContext_Exit(own_context.get()) != 0 || !made) {
+            throw py::error_set{};
+        }
+        if (over.get() == Py_None) {
+            if (no_delay_) {
+                static_cast<void>(connection.socket.set_option(IPPROTO_TCP, TCP_NODELAY, 1));
+            }
+            SocketTransport::from_accepted(on, std::move(connection.socket), peername, made.get(),
+                                           owner.get(), std::move(own_context));
+        }
+    } catch (const py::error_set&) {
+        if (py::error_is_fatal()) {
+            on.fail();
+            return;
+        }
+        // asyncio tells of it in debug mode only; the listener goes on in any case.
+        const py::ref failure = py::take_error();
+        if (on.debug && !py::try_call_method(on.self(), on.state->str_factory_failed.get(), failure.get())) {
+            on.fail();
+        }
+    }
+}
+
+void acceptor::report(int error) noexcept {
+    const callback_scope running(core);
+    const py::ref failure = py::os_error(error);
+    if (!py::try_call_method(core.self(), core.state->str_accept_failed.get(), failure.get(), sock.get())) {
+        core.fail();
+    }
+}
+
+}  // namespace zl

@@ -1,0 +1,38 @@
+// module/acceptor.hpp: a listening socket that makes a transport of each connection.
+//
+// What asyncio's _start_serving does, as a coroutine. The Python socket stays the owner of the
+// descriptor; we only have it in service. The loop finds acceptors by descriptor; a stopped one lets
+// go of everything at once and deletes itself when its coroutine has ended.
+#pragma once
+
+#include <zloop/socket.hpp>
+
+#include "fiber.hpp"
+#include "loop_core.hpp"
+
+namespace zl {
+
+struct acceptor {
+    /// `hand_over` is None, or takes (descriptor, peername) of each connection instead of us.
+    acceptor(LoopCore& owner, int descriptor, PyObject* socket, PyObject* protocol_factory, PyObject* owner_server,
+             PyObject* hand_over_to);
+
+    void start();
+    void stop() noexcept;
+    int visit_all(visitproc visit, void* arg) const;
+
+    LoopCore& core;
+    zloop::listener listening;
+    py::ref sock, factory, server, hand_over, context;
+
+private:
+    fiber accept_loop(zloop::loop& on, fiber::place& kept);
+    void serve(zloop::accepted connection) noexcept;
+    void report(int error) noexcept;
+
+    fiber::place running_;
+    bool stopped_ = false;
+    bool no_delay_ = false;
+};
+
+}  // namespace zl

@@ -1,0 +1,54 @@
+// module/backlog.cpp: parts with an offset into the first; sent bytes are never moved.
+
+#include <algorithm>
+
+#include <sys/uio.h>
+
+#include "socket_transport.hpp"
+
+namespace zl {
+
+void backlog::push(py::ref bytes, std::size_t offset) {
+    const auto size = static_cast<std::size_t>(PyBytes_GET_SIZE(bytes.get()));
+    parts_.push_back({std::move(bytes), offset});
+    bytes_ += size - offset;
+}
+
+std::size_t backlog::peek(iovec* views, std::size_t most) const noexcept {
+    const std::size_t count = std::min(parts_.size() - first_, most);
+    for (std::size_t index = 0; index < count; ++index) {
+        const part& each = parts_[first_ + index];
+        views[index].iov_base = PyBytes_AS_STRING(each.bytes.get()) + each.offset;
+        views[index].iov_len = static_cast<std::size_t>(PyBytes_GET_SIZE(each.bytes.get())) - each.offset;
+    }
+    return count;
+}
+
+void backlog::consume(std::size_t count) noexcept {
+    bytes_ -= count;
+    while (count > 0) {
+        part& oldest = parts_[first_];
+        const std::size_t left = static_cast<std::size_t>(PyBytes_GET_SIZE(oldest.bytes.get())) - oldest.offset;
+        if (count < left) {
+            oldest.offset += count;
+            break;
+        }
+        count -= left;
+        oldest.bytes.reset();
+        ++first_;
+    }
+    if (first_ == parts_.size()) {
+        clear();
+    } else if (first_ >= 256 && first_ * 2 >= parts_.size()) {
+        parts_.erase(parts_.begin(), parts_.begin() + static_cast<std::ptrdiff_t>(first_));
+        first_ = 0;
+    }
+}
+
+void backlog::clear() noexcept {
+    parts_.clear();
+    first_ = 0;
+    bytes_ = 0;
+}
+
+}  // namespace zl

@@ -1,0 +1,63 @@
+// module/fiber.hpp: a coroutine for the life of a connection: starts at once, frees itself at its end.
+//
+// Its owner keeps a `fiber::place` for it, to know whether it runs and to cancel it, and stays alive
+// until the body has called end(). Nothing is awaited in it but zloop's awaitables.
+#pragma once
+
+#include <exception>
+
+#include <zloop/task.hpp>
+
+namespace zl {
+
+class fiber {
+public:
+    /// Where an owner keeps track of one fiber at a time. 8 bytes.
+    class place {
+    public:
+        bool running() const noexcept { return scope_ != nullptr; }
+
+        /// What the fiber waits for ends with operation_canceled, in its turn; so does all it awaits later.
+        void cancel() noexcept {
+            if (scope_ != nullptr) {
+                scope_->cancel();
+            }
+        }
+
+        /// Called by the body, last: the place is free for another fiber.
+        void end() noexcept { scope_ = nullptr; }
+
+    private:
+        friend class fiber;
+        zloop::scope* scope_ = nullptr;
+    };
+
+    class promise_type {
+    public:
+        /// For member coroutines `fiber f(zloop::loop&, fiber::place&)`.
+        template <class Owner>
+        promise_type(Owner&, zloop::loop& on, place& kept) noexcept
+            : within_(&on.root_scope()), context_{&on, &within_} {
+            kept.scope_ = &within_;
+        }
+
+        const zloop::context& surroundings() const noexcept { return context_; }
+
+        fiber get_return_object() const noexcept { return {}; }
+        std::suspend_never initial_suspend() const noexcept { return {}; }
+        std::suspend_never final_suspend() const noexcept { return {}; }
+        void return_void() const noexcept {}
+        [[noreturn]] void unhandled_exception() const noexcept { std::terminate(); }
+
+        static void* operator new(std::size_t size) { return zloop::detail::frame_pool::allocate(size); }
+        static void operator delete(void* frame, std::size_t size) noexcept {
+            zloop::detail::frame_pool::release(frame, size);
+        }
+
+    private:
+        zloop::scope within_;
+        zloop::context context_;
+    };
+};
+
+}  // namespace zl

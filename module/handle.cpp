@@ -1,0 +1,354 @@
+// module/handle.cpp: making, calling and cancelling handles. See handle.hpp.
+
+#include "handle.hpp"
+
+#include <cstring>
+
+#include "loop_core.hpp"
+
+namespace zl {
+
+namespace {
+
+constexpr int most_free = 256;
+
+template <class H>
+module_state::free_list& free_list_of(module_state& state) noexcept {
+    if constexpr (std::is_same_v<H, Handle>) {
+        return state.free_handles;
+    } else {
+        return state.free_timer_handles;
+    }
+}
+
+template <class H>
+H* allocate(module_state& state, PyTypeObject* type) {
+    auto& free = free_list_of<H>(state);
+    if (free.first != nullptr) {
+        auto* taken = reinterpret_cast<H*>(free.first);
+        free.first = taken->callback;
+        --free.length;
+        taken->callback = nullptr;
+        PyObject_Init(taken->self(), type);
+        return taken;
+    }
+    auto* made = PyObject_GC_New(H, type);
+    if (made == nullptr) {
+        throw py::error_set{};
+    }
+    std::memset(reinterpret_cast<char*>(made) + sizeof(PyObject), 0, sizeof(H) - sizeof(PyObject));
+    return made;
+}
+
+template <class H>
+H* make(LoopCore& core, PyTypeObject* type, PyObject* callback, PyObject* const* args, std::size_t count,
+        PyObject* context) {
+    py::ref own_context = context != nullptr && context != Py_None ? py::ref::borrow(context)
+                                                                   : py::ref::steal(PyContext_CopyCurrent());
+    py::ref tuple;
+    if (count > H::most_inline) {
+        tuple = py::ref::steal(PyTuple_New(static_cast<Py_ssize_t>(count)));
+        for (std::size_t index = 0; index < count; ++index) {
+            PyTuple_SET_ITEM(tuple.get(), static_cast<Py_ssize_t>(index), Py_NewRef(args[index]));
+        }
+    }
+    H* self = allocate<H>(*core.state, type);
+    // Nothing fails from here on, but the traceback of debug mode.
+    if constexpr (std::is_same_v<H, Handle>) {
+        ::new (static_cast<zloop::op*>(self)) zloop::op(&H::run_in_turn);
+    } else {
+        ::new (static_cast<zloop::timer_node*>(self)) zloop::timer_node(&H::run_in_turn);
+    }
+    self->callback = Py_NewRef(callback);
+    self->context = own_context.release();
+    self->loop = Py_NewRef(core.self());
+    self->is_cancelled = false;
+    self->running = false;
+    self->inline_count = 0;
+    if (tuple) {
+        self->args = tuple.release();
+    } else {
+        self->inline_count = static_cast<std::uint8_t>(count);
+        for (std::size_t index = 0; index < count; ++index) {
+            self->inline_args[index] = Py_NewRef(args[index]);
+        }
+    }
+    PyObject_GC_Track(self->self());
+    if (core.debug) {
+        py::ref owner = py::ref::adopt(self->self());
+        self->source_traceback = py::call(core.state->extract_stack.get()).release();
+        static_cast<void>(owner.release());
+    }
+    return self;
+}
+
+template <class H>
+int traverse(PyObject* object, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(object));
+    return reinterpret_cast<H*>(object)->visit_all(visit, arg);
+}
+
+/// Leaves `loop`: dealloc finds the free list through it, and the loop breaks its own cycles.
+template <class H>
+int clear(PyObject* object) {
+    auto* self = reinterpret_cast<H*>(object);
+    self->drop_callback();
+    Py_CLEAR(self->context);
+    Py_CLEAR(self->repr);
+    Py_CLEAR(self->source_traceback);
+    if constexpr (std::is_same_v<H, TimerHandle>) {
+        Py_CLEAR(self->when);
+    }
+    return 0;
+}
+
+template <class H>
+void dealloc(PyObject* object) {
+    auto* self = reinterpret_cast<H*>(object);
+    PyTypeObject* type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    if (self->weak_references != nullptr) {
+        PyObject_ClearWeakRefs(object);
+    }
+    const py::ref loop = py::ref::adopt(std::exchange(self->loop, nullptr));
+    module_state& state = *loop_core(loop.get()).state;
+    auto& free = free_list_of<H>(state);
+    clear<H>(object);
+    if (free.length < most_free && state.keeps_free_handles) {
+        self->callback = free.first;
+        free.first = object;
+        ++free.length;
+    } else {
+        PyObject_GC_Del(object);
+    }
+    Py_DECREF(type);
+}
+
+template <class H>
+void drop_list(module_state::free_list& free) noexcept {
+    while (free.first != nullptr) {
+        auto* next = reinterpret_cast<H*>(free.first);
+        free.first = next->callback;
+        PyObject_GC_Del(next);
+    }
+    free.length = 0;
+}
+
+template <class H>
+void run_turn(zloop::op& node) noexcept {
+    auto* self = static_cast<H*>(&node);
+    LoopCore& core = loop_core(self->loop);
+    if (!self->is_cancelled && !core.dropping) {
+        core.run_handle(*self);
+    }
+    Py_DECREF(self->self());
+}
+
+/// Where a member descriptor of a class with __slots__ keeps its value.
+Py_ssize_t slot_offset(PyObject* type, const char* name) {
+    const py::ref descriptor = py::attribute(type, name);
+    if (Py_TYPE(descriptor.get()) != &PyMemberDescr_Type) {
+        py::raise_format(PyExc_ImportError, "zloop does not know this asyncio: %s is no slot", name);
+    }
+    return reinterpret_cast<PyMemberDescrObject*>(descriptor.get())->d_member->offset;
+}
+
+void check_slot(PyObject* type, const char* name, std::size_t offset) {
+    if (slot_offset(type, name) != static_cast<Py_ssize_t>(offset)) {
+        py::raise_format(PyExc_ImportError, "zloop does not know this asyncio: %s lies elsewhere", name);
+    }
+}
+
+template <class H>
+py::ref make_type(PyObject* module, const char* name, const char* doc, PyObject* base, PyMethodDef* methods,
+                  PyGetSetDef* properties) {
+    PyType_Slot slots[] = {
+        {Py_tp_doc, const_cast<char*>(doc)},
+        {Py_tp_traverse, reinterpret_cast<void*>(&traverse<H>)},
+        {Py_tp_clear, reinterpret_cast<void*>(&clear<H>)},
+        {Py_tp_dealloc, reinterpret_cast<void*>(&dealloc<H>)},
+        {Py_tp_methods, methods},
+        {Py_tp_getset, properties},
+        {0, nullptr},
+    };
+    PyType_Spec spec = {name, sizeof(H), 0,
+                        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots};
+    const py::ref bases = py::ref::steal(PyTuple_Pack(1, base));
+    return py::ref::steal(PyType_FromModuleAndSpec(module, &spec, bases.get()));
+}
+
+}  // namespace
+
+template <class Slots, class Node>
+py::ref basic_handle<Slots, Node>::invoke() noexcept {
+    if (PyContext_Enter(this->context) != 0) {
+        return nullptr;
+    }
+    py::ref result;
+    if (this->args == nullptr) {
+        result = py::ref::adopt(PyObject_Vectorcall(this->callback, inline_args,
+                                                    inline_count | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr));
+    } else {
+        result = py::ref::adopt(PyObject_Call(this->callback, this->args, nullptr));
+    }
+    if (PyContext_Exit(this->context) != 0) {
+        return nullptr;
+    }
+    return result;
+}
+
+template <class Slots, class Node>
+py::ref basic_handle<Slots, Node>::cancel() {
+    if (is_cancelled) {
+        return py::none();
+    }
+    is_cancelled = true;
+    if (this->loop != nullptr && loop_core(this->loop).debug) {
+        // Kept, so that "Executing <Handle …> took 2 seconds" can still name it.
+        py::ref words = py::ref::steal(PyObject_Repr(self()));
+        Py_XSETREF(this->repr, words.release());
+    }
+    if (!running) {  // else what it runs on is dropped after the call
+        drop_callback();
+    }
+    return py::none();
+}
+
+template <class Slots, class Node>
+py::ref basic_handle<Slots, Node>::get_args() {
+    if (this->callback == nullptr) {
+        return py::none();
+    }
+    if (this->args != nullptr) {
+        return py::ref::borrow(this->args);
+    }
+    py::ref tuple = py::ref::steal(PyTuple_New(inline_count));
+    for (Py_ssize_t position = 0; position < inline_count; ++position) {
+        PyTuple_SET_ITEM(tuple.get(), position, Py_NewRef(inline_args[position]));
+    }
+    return tuple;
+}
+
+template <class Slots, class Node>
+void basic_handle<Slots, Node>::drop_callback() noexcept {
+    Py_CLEAR(this->callback);
+    Py_CLEAR(this->args);
+    while (inline_count > 0) {
+        PyObject*& last = inline_args[--inline_count];  // named: the macro evaluates it more than once
+        Py_CLEAR(last);
+    }
+}
+
+template <class Slots, class Node>
+int basic_handle<Slots, Node>::visit_all(visitproc visit, void* arg) {
+    Py_VISIT(this->args);
+    Py_VISIT(this->callback);
+    Py_VISIT(this->context);
+    Py_VISIT(this->loop);
+    Py_VISIT(this->source_traceback);
+    for (std::size_t position = 0; position < inline_count; ++position) {
+        Py_VISIT(inline_args[position]);
+    }
+    return 0;
+}
+
+template struct basic_handle<handle_slots, zloop::op>;
+template struct basic_handle<timer_handle_slots, zloop::timer_node>;
+
+void Handle::run_in_turn(zloop::op& node) noexcept { run_turn<Handle>(node); }
+void TimerHandle::run_in_turn(zloop::op& node) noexcept {
+    run_turn<TimerHandle>(static_cast<zloop::timer_node&>(node));
+}
+
+py::ref TimerHandle::cancel() {
+    const py::ref alive = py::ref::borrow(self());
+    if (armed()) {
+        loop_core(loop).loop->disarm(*this);
+        Py_DECREF(self());  // the heap's
+    }
+    return basic_handle::cancel();
+}
+
+py::ref TimerHandle::get_when() {
+    return when != nullptr ? py::ref::borrow(when) : py::ref::steal(PyFloat_FromDouble(when_seconds));
+}
+
+Handle* new_handle(LoopCore& core, PyObject* callback, PyObject* const* args, std::size_t count,
+                   PyObject* context) {
+    auto* type = reinterpret_cast<PyTypeObject*>(core.state->handle_type.get());
+    return make<Handle>(core, type, callback, args, count, context);
+}
+
+TimerHandle* new_timer_handle(LoopCore& core, PyObject* callback, PyObject* const* args, std::size_t count,
+                              PyObject* context) {
+    auto* type = reinterpret_cast<PyTypeObject*>(core.state->timer_handle_type.get());
+    return make<TimerHandle>(core, type, callback, args, count, context);
+}
+
+PyObject* handle_of(zloop::op& node) noexcept {
+    if (node.run == &Handle::run_in_turn) {
+        return static_cast<Handle&>(node).self();
+    }
+    if (node.run == &TimerHandle::run_in_turn) {
+        return static_cast<TimerHandle&>(static_cast<zloop::timer_node&>(node)).self();
+    }
+    return nullptr;
+}
+
+void add_handle_types(PyObject* module, module_state& state) {
+    const py::ref events = py::import("asyncio.events");
+    const py::ref handle = py::attribute(events.get(), "Handle");
+    check_slot(handle.get(), "_args", offsetof(handle_slots, args));
+    check_slot(handle.get(), "_callback", offsetof(handle_slots, callback));
+    check_slot(handle.get(), "_context", offsetof(handle_slots, context));
+    check_slot(handle.get(), "_loop", offsetof(handle_slots, loop));
+    check_slot(handle.get(), "_repr", offsetof(handle_slots, repr));
+    check_slot(handle.get(), "_source_traceback", offsetof(handle_slots, source_traceback));
+
+    static PyMethodDef handle_methods[] = {
+        py::method<&Handle::cancel>("cancel", "Drop the callback; it will not run."),
+        py::method<&Handle::get_cancelled>("cancelled", "Whether cancel() was called."),
+        {},
+    };
+    static PyGetSetDef handle_properties[] = {
+        py::property<&Handle::get_args>("_args", "The callback's arguments, or None when cancelled."),
+        py::property<&Handle::get_callback>("_callback", "The callback, or None when cancelled."),
+        py::property<&Handle::get_cancelled>("_cancelled", "Whether cancel() was called."),
+        py::property<&Handle::get_repr>("_repr", "The repr from before cancel(), in debug mode."),
+        py::property<&Handle::get_source_traceback>("_source_traceback", "Where it was made, in debug mode."),
+        {},
+    };
+    state.handle_type = make_type<Handle>(module, "zloop._zloop.Handle", "asyncio.Handle, and its own place in the queue.",
+                                          handle.get(), handle_methods, handle_properties);
+
+    const py::ref timer_handle = py::attribute(events.get(), "TimerHandle");
+    check_slot(timer_handle.get(), "_scheduled", sizeof(handle_slots));
+    check_slot(timer_handle.get(), "_when", sizeof(handle_slots) + sizeof(PyObject*));
+    static PyMethodDef timer_methods[] = {
+        py::method<&TimerHandle::cancel>("cancel", "Take the timer out of the heap; the callback will not run."),
+        py::method<&TimerHandle::get_cancelled>("cancelled", "Whether cancel() was called."),
+        py::method<&TimerHandle::get_when>("when", "The time at which the callback is due, by loop.time()."),
+        {},
+    };
+    static PyGetSetDef timer_properties[] = {
+        py::property<&TimerHandle::get_args>("_args", "The callback's arguments, or None when cancelled."),
+        py::property<&TimerHandle::get_callback>("_callback", "The callback, or None when cancelled."),
+        py::property<&TimerHandle::get_cancelled>("_cancelled", "Whether cancel() was called."),
+        py::property<&TimerHandle::get_repr>("_repr", "The repr from before cancel(), in debug mode."),
+        py::property<&TimerHandle::get_scheduled>("_scheduled", "Whether it still waits for its time."),
+        py::property<&TimerHandle::get_source_traceback>("_source_traceback", "Where it was made, in debug mode."),
+        py::property<&TimerHandle::get_when>("_when", "The time at which the callback is due, by loop.time()."),
+        {},
+    };
+    state.timer_handle_type =
+        make_type<TimerHandle>(module, "zloop._zloop.TimerHandle", "asyncio.TimerHandle, and its own place in the heap.",
+                               timer_handle.get(), timer_methods, timer_properties);
+}
+
+void drop_free_handles(module_state& state) noexcept {
+    state.keeps_free_handles = false;
+    drop_list<Handle>(state.free_handles);
+    drop_list<TimerHandle>(state.free_timer_handles);
+}
+
+}  // namespace zl

@@ -1,0 +1,94 @@
+// module/handle.hpp: a callback that waits for its turn, or for its time.
+//
+//     class Handle(asyncio.Handle): ...
+//     class TimerHandle(asyncio.TimerHandle): ...
+//
+// A handle *is* its op: scheduling allocates this object and nothing else, from a free list. It uses
+// the slots that asyncio's classes lay out as its storage. Up to four arguments are stored inline, with
+// a spare slot in front that lets a bound method be called without copying them; `_args` is made when
+// somebody looks. The queue, or the heap, owns one reference until the handle's turn, cancelled or not.
+#pragma once
+
+#include <zloop/timer.hpp>
+
+#include "state.hpp"
+
+namespace zl {
+
+struct LoopCore;
+
+/// The slots of asyncio.Handle, in the order in which type creation lays them out: by name, the weak
+/// references last. Checked when the module is imported.
+struct handle_slots {
+    PyObject_HEAD
+    PyObject* args;
+    PyObject* callback;
+    PyObject* cancelled;  // unused: `is_cancelled`
+    PyObject* context;
+    PyObject* loop;
+    PyObject* repr;
+    PyObject* source_traceback;
+    PyObject* weak_references;
+};
+
+/// Those of asyncio.TimerHandle.
+struct timer_handle_slots : handle_slots {
+    PyObject* scheduled;  // unused: `armed()`
+    PyObject* when;       // only what was given and is no float; else `when_seconds`
+};
+
+/// What both kinds of handle share. `Slots` lead, as in asyncio's class; `Node` is the op.
+template <class Slots, class Node>
+struct basic_handle : Slots, Node {
+    static constexpr std::size_t most_inline = 4;
+
+    PyObject* spare;  // PY_VECTORCALL_ARGUMENTS_OFFSET: must stand right before the arguments
+    PyObject* inline_args[most_inline];
+    std::uint8_t inline_count;
+    bool is_cancelled;
+    bool running;
+
+    PyObject* self() noexcept { return reinterpret_cast<PyObject*>(this); }
+
+    /// Calls the callback in its context; null with the error set when it raises.
+    py::ref invoke() noexcept;
+
+    py::ref cancel();
+    py::ref get_cancelled() { return py::boolean(is_cancelled); }
+    py::ref get_args();
+    py::ref get_callback() { return this->callback != nullptr ? py::ref::borrow(this->callback) : py::none(); }
+    py::ref get_repr() { return this->repr != nullptr ? py::ref::borrow(this->repr) : py::none(); }
+    py::ref get_source_traceback() {
+        return this->source_traceback != nullptr ? py::ref::borrow(this->source_traceback) : py::none();
+    }
+
+    void drop_callback() noexcept;
+    int visit_all(visitproc visit, void* arg);
+};
+
+struct Handle : basic_handle<handle_slots, zloop::op> {
+    static void run_in_turn(zloop::op& node) noexcept;
+};
+
+struct TimerHandle : basic_handle<timer_handle_slots, zloop::timer_node> {
+    double when_seconds;
+
+    py::ref cancel();
+    py::ref get_when();
+    py::ref get_scheduled() { return py::boolean(armed()); }
+    static void run_in_turn(zloop::op& node) noexcept;
+};
+
+/// A new handle for `callback(*args)` on `core`, in `context` or a copy of the current one. Throws.
+Handle* new_handle(LoopCore& core, PyObject* callback, PyObject* const* args, std::size_t count, PyObject* context);
+TimerHandle* new_timer_handle(LoopCore& core, PyObject* callback, PyObject* const* args, std::size_t count,
+                              PyObject* context);
+
+/// The handle that `node` is, or null when it is another kind of op.
+PyObject* handle_of(zloop::op& node) noexcept;
+
+/// Makes the types. Throws ImportError when this Python lays asyncio's classes out in another way.
+void add_handle_types(PyObject* module, module_state& state);
+void drop_free_handles(module_state& state) noexcept;
+
+}  // namespace zl

@@ -1,0 +1,636 @@
+// module/loop_core.cpp: scheduling and running, watched descriptors, serving. See loop_core.hpp.
+
+#include "loop_core.hpp"
+
+#include <cmath>
+
+#include "acceptor.hpp"
+#include "socket_transport.hpp"
+
+namespace zl {
+
+namespace {
+
+constexpr double nanoseconds_per_second = 1e9;
+
+double seconds_of(zloop::time_point moment) noexcept {
+    return static_cast<double>(moment.time_since_epoch().count()) / nanoseconds_per_second;
+}
+
+/// The first nanosecond that is not before `seconds`: nothing fires early.
+zloop::time_point deadline_of(double seconds) noexcept {
+    const double count = std::ceil(seconds * nanoseconds_per_second);
+    if (!(count > 0)) {
+        return zloop::time_point{};
+    }
+    if (count >= static_cast<double>(zloop::nanoseconds::max().count())) {
+        return zloop::time_point::max();
+    }
+    return zloop::time_point(zloop::nanoseconds(static_cast<std::int64_t>(count)));
+}
+
+int descriptor_of(PyObject* object) {
+    const int descriptor = PyObject_AsFileDescriptor(object);
+    if (descriptor < 0) {
+        // selectors' words, and its exception.
+        PyErr_Clear();
+        if (PyLong_Check(object)) {
+            py::raise_format(PyExc_ValueError, "Invalid file descriptor: %S", object);
+        }
+        py::raise_format(PyExc_ValueError, "Invalid file object: %R", object);
+    }
+    return descriptor;
+}
+
+/// What call_soon and its sisters are called with, in the shape that everybody uses.
+struct callback_arguments {
+    PyObject* first;  // the callback, or the time before it
+    PyObject* context = nullptr;
+    bool understood;
+
+    callback_arguments(const py::arguments& args, Py_ssize_t least, const module_state& state) noexcept {
+        understood = args.count >= least;
+        first = understood ? args.values[0] : nullptr;
+        for (Py_ssize_t index = 0; index < args.keyword_count(); ++index) {
+            if (PyUnicode_Compare(args.keyword_name(index), state.str_context.get()) == 0) {
+                context = args.keyword_value(index);
+            } else {
+                understood = false;
+            }
+        }
+    }
+};
+
+/// Calls asyncio's own method: it knows how to refuse these arguments.
+py::ref refuse(LoopCore& core, const char* name, const py::arguments& args) {
+    const py::ref function = py::attribute(core.state->base_event_loop.get(), name);
+    std::vector<PyObject*> all{core.self()};
+    all.insert(all.end(), args.values, args.values + args.count + args.keyword_count());
+    return py::ref::steal(
+        PyObject_Vectorcall(function.get(), all.data(), static_cast<std::size_t>(args.count) + 1, args.keywords));
+}
+
+void check_in_debug_mode(LoopCore& core, PyObject* callback, const char* method, bool any_thread) {
+    if (!any_thread) {
+        py::call_method(core.self(), core.state->str_check_thread.get());
+    }
+    py::call_method(core.self(), core.state->str_check_callback.get(), callback, py::text(method).get());
+}
+
+py::ref call_soon_in_any_thread(LoopCore& core, const py::arguments& args, bool threadsafe) {
+    const char* name = threadsafe ? "call_soon_threadsafe" : "call_soon";
+    const callback_arguments given(args, 1, *core.state);
+    if (!given.understood) {
+        return refuse(core, name, args);
+    }
+    core.check_closed();
+    if (core.debug) {
+        check_in_debug_mode(core, given.first, name, threadsafe);
+    }
+    Handle* handle =
+        new_handle(core, given.first, args.values + 1, static_cast<std::size_t>(args.count - 1), given.context);
+    Py_INCREF(handle->self());  // the queue's
+    if (threadsafe && core.thread != 0 && core.thread != PyThread_get_thread_ident()) {
+        core.loop->post(*handle);
+    } else {
+        core.loop->push(*handle);
+    }
+    return py::ref::adopt(handle->self());
+}
+
+py::ref arm(LoopCore& core, TimerHandle* handle) {
+    py::ref owner = py::ref::adopt(handle->self());
+    core.loop->arm(*handle, deadline_of(handle->when_seconds));
+    Py_INCREF(handle->self());  // the heap's
+    return owner;
+}
+
+using watch_map = std::unordered_map<int, std::unique_ptr<descriptor_watch>>;
+
+bool remove_watch(LoopCore& core, watch_map& watches, int descriptor) {
+    const auto found = watches.find(descriptor);
+    if (found == watches.end()) {
+        return false;
+    }
+    std::unique_ptr<descriptor_watch> watch = std::move(found->second);
+    watches.erase(found);
+    core.loop->kernel().unwatch(*watch);
+    const py::ref handle = py::ref::borrow(watch->handle->self());
+    watch->handle->cancel();
+    if (watch->queued) {
+        watch->removed = true;
+        static_cast<void>(watch.release());  // its turn frees it
+    }
+    return true;
+}
+
+py::ref add_watch(LoopCore& core, watch_map& watches, zloop::direction toward, const py::arguments& args) {
+    if (args.count < 2 || args.keyword_count() != 0) {
+        py::raise(PyExc_TypeError, "a descriptor and a callback are required");
+    }
+    core.check_closed();
+    const int descriptor = descriptor_of(args.values[0]);
+    Handle* handle =
+        new_handle(core, args.values[1], args.values + 2, static_cast<std::size_t>(args.count - 2), nullptr);
+    const py::ref owner = py::ref::adopt(handle->self());
+    remove_watch(core, watches, descriptor);
+    auto watch = std::make_unique<descriptor_watch>(core, descriptor, toward, handle);
+    if (const auto error = core.loop->kernel().watch(*watch)) {
+        py::raise_os_error(error);
+    }
+    watches[descriptor] = std::move(watch);
+    return owner;
+}
+
+void stop_acceptor(LoopCore& core, int descriptor) noexcept {
+    const auto found = core.acceptors.find(descriptor);
+    if (found != core.acceptors.end()) {
+        acceptor& stopped = *found->second;
+        core.acceptors.erase(found);
+        stopped.stop();
+    }
+}
+
+template <class F>
+void for_each_queued(LoopCore& core, F&& visit) {
+    for (zloop::op* node = core.loop->ready().front(); node != nullptr; node = node->next) {
+        visit(*node);
+    }
+    core.loop->timers().for_each(visit);
+}
+
+// The type.
+
+PyObject* create(PyTypeObject* type, PyObject*, PyObject*) noexcept {
+    return py::detail::guarded([&] {
+        module_state& state = state_of(type);
+        py::ref object = py::ref::steal(type->tp_alloc(type, 0));
+        LoopCore& core = loop_core(object.get());
+        ::new (static_cast<loop_core_fields*>(&core)) loop_core_fields(core);
+        core.state = &state;
+        core.module = py::ref::borrow(PyType_GetModuleByDef(type, &module_definition));
+        core.task_factory = py::none();
+        core.thread_id = py::none();
+        core.loop = std::make_unique<zloop::loop>();
+        core.loop->use_wait_hook(&core.hooks);
+
+        const py::ref time = py::attribute(reinterpret_cast<PyObject*>(type), "time");
+        const py::ref own = py::attribute(state.loop_core_type.get(), "time");
+        core.own_time = time.get() != own.get();
+        if (core.own_time) {
+            core.loop->use_clock(&core.hooks);
+        }
+        return object;
+    });
+}
+
+/// Attributes are asyncio's, in the instance's dict; but a patched time() moves the timers.
+int set_attribute(PyObject* object, PyObject* name, PyObject* value) noexcept {
+    LoopCore& core = loop_core(object);
+    if (PyUnicode_Check(name) && PyUnicode_Compare(name, core.state->str_time.get()) == 0) {
+        core.own_time = true;
+        if (core.loop) {
+            core.loop->use_clock(&core.hooks);
+        }
+    }
+    return PyObject_GenericSetAttr(object, name, value);
+}
+
+int traverse(PyObject* object, visitproc visit, void* arg) {
+    LoopCore& core = loop_core(object);
+    Py_VISIT(Py_TYPE(object));
+    if (core.state == nullptr) {
+        return 0;
+    }
+    if (const int stopped = loop_core_fields::owned::visit(static_cast<loop_core_fields&>(core), visit, arg)) {
+        return stopped;
+    }
+    int stopped = 0;
+    const auto visit_once = [&](PyObject* each) {
+        if (stopped == 0 && each != nullptr) {
+            stopped = visit(each, arg);
+        }
+    };
+    if (core.loop) {
+        for_each_queued(core, [&](zloop::op& node) { visit_once(handle_of(node)); });
+    }
+    for (const watch_map* watches : {&core.readers, &core.writers}) {
+        for (const auto& [descriptor, watch] : *watches) {
+            visit_once(watch->handle->self());
+        }
+    }
+    for (SocketTransport* each = core.transports; each != nullptr; each = each->next) {
+        visit_once(each->self());
+    }
+    for (const auto& [descriptor, each] : core.acceptors) {
+        if (stopped == 0) {
+            stopped = each->visit_all(visit, arg);
+        }
+    }
+    return stopped;
+}
+
+/// Ends all that is queued, watched and open, without calling Python back.
+void drop_everything(LoopCore& core) noexcept {
+    if (!core.loop) {
+        return;
+    }
+    core.dropping = true;
+    while (!core.acceptors.empty()) {
+        stop_acceptor(core, core.acceptors.begin()->first);
+    }
+    for (watch_map* watches : {&core.readers, &core.writers}) {
+        while (!watches->empty()) {
+            remove_watch(core, *watches, watches->begin()->first);
+        }
+    }
+    core.loop->shut_down();  // C++ tasks leave the timers and the descriptors by themselves
+    zloop::timer_heap& timers = core.loop->timers();
+    while (!timers.empty()) {
+        zloop::timer_node& node = timers.pop();
+        Py_XDECREF(handle_of(node));
+        core.loop->shut_down();
+    }
+    while (core.transports != nullptr) {
+        core.transports->orphan();
+    }
+    core.loop.reset();
+}
+
+int clear(PyObject* object) {
+    LoopCore& core = loop_core(object);
+    drop_everything(core);
+    core.task_factory.reset();
+    core.thread_id.reset();
+    return 0;
+}
+
+void dealloc(PyObject* object) {
+    LoopCore& core = loop_core(object);
+    PyTypeObject* type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    if (core.state != nullptr) {
+        drop_everything(core);
+        static_cast<loop_core_fields&>(core).~loop_core_fields();
+    }
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+}  // namespace
+
+// What the C++ loop asks of us.
+
+void loop_hooks::before_wait() noexcept { thread = PyEval_SaveThread(); }
+
+void loop_hooks::after_wait() noexcept {
+    PyEval_RestoreThread(thread);
+    if (PyErr_CheckSignals() != 0) {
+        core.fail();
+    }
+}
+
+zloop::time_point loop_hooks::now() noexcept {
+    if (!core.failed) {
+        const py::ref seconds = py::try_call_method(core.self(), core.state->str_time.get());
+        const double value = seconds ? PyFloat_AsDouble(seconds.get()) : -1.0;
+        if (!PyErr_Occurred()) {
+            return deadline_of(value);
+        }
+        core.fail();
+    }
+    return zloop::time_point{};
+}
+
+descriptor_watch::descriptor_watch(LoopCore& owner, int descriptor, zloop::direction way, Handle* registered) noexcept
+    : watcher(&descriptor_watch::run_in_turn, descriptor, way), core(owner), handle(registered) {
+    Py_INCREF(handle->self());
+}
+
+void descriptor_watch::run_in_turn(zloop::op& node) noexcept {
+    auto& self = static_cast<descriptor_watch&>(node);
+    self.queued = false;
+    if (self.removed) {
+        delete &self;
+        return;
+    }
+    const py::ref alive = py::ref::borrow(self.handle->self());
+    Handle& handle = *self.handle;
+    LoopCore& core = self.core;
+    if (!core.dropping && !handle.is_cancelled) {
+        core.run_handle(handle);  // may remove the watch, and free `self`
+    }
+}
+
+callback_scope::~callback_scope() {
+    core_.in_callback = outer_;
+    while (!outer_ && core_.cork.owner != nullptr) {
+        flush_cork(core_);
+    }
+}
+
+void LoopCore::fail() noexcept {
+    failed = true;
+    loop->interrupt();
+}
+
+void LoopCore::check_closed() const {
+    if (closed || !loop) {
+        py::raise(PyExc_RuntimeError, "Event loop is closed");
+    }
+}
+
+template <class H>
+void LoopCore::run_handle(H& handle) noexcept {
+    const callback_scope running(*this);
+    handle.running = true;
+    py::ref result = debug ? py::try_call_method(self(), state->str_run_in_debug.get(), handle.self())
+                           : handle.invoke();
+    handle.running = false;
+    if (!result) {
+        report_callback(handle.self());
+    }
+    if (handle.is_cancelled) {
+        handle.drop_callback();
+    }
+}
+
+template void LoopCore::run_handle(Handle&) noexcept;
+template void LoopCore::run_handle(TimerHandle&) noexcept;
+
+void LoopCore::report_callback(PyObject* handle) noexcept {
+    if (py::error_is_fatal()) {
+        fail();
+        return;
+    }
+    const py::ref error = py::take_error();
+    if (!py::try_call_method(self(), state->str_callback_failed.get(), handle, error.get())) {
+        fail();
+    }
+}
+
+void LoopCore::schedule(PyObject* callback, std::initializer_list<PyObject*> args, PyObject* context) {
+    check_closed();
+    Handle* handle = new_handle(*this, callback, args.begin(), args.size(), context);
+    loop->push(*handle);
+}
+
+// Scheduling.
+
+py::ref LoopCore::call_soon(const py::arguments& args) { return call_soon_in_any_thread(*this, args, false); }
+
+py::ref LoopCore::call_soon_threadsafe(const py::arguments& args) {
+    return call_soon_in_any_thread(*this, args, true);
+}
+
+py::ref LoopCore::call_later(const py::arguments& args) {
+    const callback_arguments given(args, 2, *state);
+    if (!given.understood) {
+        return refuse(*this, "call_later", args);
+    }
+    if (given.first == Py_None) {
+        py::raise(PyExc_TypeError, "delay must not be None");
+    }
+    check_closed();
+    double when;
+    if (PyFloat_CheckExact(given.first) && !own_time) {
+        when = seconds_of(loop->now()) + PyFloat_AS_DOUBLE(given.first);
+    } else {
+        const py::ref now = py::call_method(self(), state->str_time.get());
+        const py::ref sum = py::ref::steal(PyNumber_Add(now.get(), given.first));
+        when = PyFloat_AsDouble(sum.get());
+        if (when == -1.0 && PyErr_Occurred()) {
+            throw py::error_set{};
+        }
+    }
+    if (debug) {
+        check_in_debug_mode(*this, args.values[1], "call_at", false);
+    }
+    TimerHandle* handle = new_timer_handle(*this, args.values[1], args.values + 2,
+                                           static_cast<std::size_t>(args.count - 2), given.context);
+    handle->when_seconds = when;
+    return arm(*this, handle);
+}
+
+py::ref LoopCore::call_at(const py::arguments& args) {
+    const callback_arguments given(args, 2, *state);
+    if (!given.understood) {
+        return refuse(*this, "call_at", args);
+    }
+    if (given.first == Py_None) {
+        py::raise(PyExc_TypeError, "when cannot be None");
+    }
+    check_closed();
+    const double when = PyFloat_AsDouble(given.first);
+    if (when == -1.0 && PyErr_Occurred()) {
+        throw py::error_set{};
+    }
+    if (debug) {
+        check_in_debug_mode(*this, args.values[1], "call_at", false);
+    }
+    TimerHandle* handle = new_timer_handle(*this, args.values[1], args.values + 2,
+                                           static_cast<std::size_t>(args.count - 2), given.context);
+    handle->when_seconds = when;
+    if (!PyFloat_CheckExact(given.first)) {
+        handle->when = Py_NewRef(given.first);
+    }
+    return arm(*this, handle);
+}
+
+py::ref LoopCore::create_future() {
+    PyObject* arguments[] = {nullptr, self()};
+    return py::ref::steal(PyObject_Vectorcall(state->future_type.get(), arguments + 1,
+                                              0 | PY_VECTORCALL_ARGUMENTS_OFFSET, state->loop_keyword.get()));
+}
+
+py::ref LoopCore::create_task(const py::arguments& args) {
+    if (args.count != 1 || args.keyword_count() != 0 || debug || closed || task_factory.get() != Py_None) {
+        return refuse(*this, "create_task", args);  // not refused: asyncio knows this version's keywords
+    }
+    PyObject* arguments[] = {nullptr, args.values[0], self()};
+    return py::ref::steal(PyObject_Vectorcall(state->task_type.get(), arguments + 1,
+                                              1 | PY_VECTORCALL_ARGUMENTS_OFFSET, state->loop_keyword.get()));
+}
+
+py::ref LoopCore::time() {
+    return py::ref::steal(PyFloat_FromDouble(seconds_of(zloop::time_point::clock::now())));
+}
+
+// Running.
+
+py::ref LoopCore::run_once() {
+    check_closed();
+    loop->begin_run();
+    failed = false;
+    do {
+        loop->run_once(stopping ? zloop::nanoseconds::zero() : zloop::loop::forever);
+        if (failed) {
+            failed = false;
+            throw py::error_set{};
+        }
+    } while (!stopping);
+    return py::none();
+}
+
+py::ref LoopCore::stop() {
+    stopping = true;
+    return py::none();
+}
+
+py::ref LoopCore::drop() {
+    drop_everything(*this);
+    return py::none();
+}
+
+py::ref LoopCore::get_backend() {
+    check_closed();
+    const auto name = loop->kernel().name();
+    return py::ref::steal(PyUnicode_FromStringAndSize(name.data(), static_cast<Py_ssize_t>(name.size())));
+}
+
+py::ref LoopCore::get_stats() {
+    check_closed();
+    const auto& counted = loop->stats();
+    return py::ref::steal(Py_BuildValue("{s:K,s:K,s:K,s:K}", "turns", counted.turns, "ops", counted.ops, "polls",
+                                        counted.polls, "waits", counted.waits));
+}
+
+// Descriptors.
+
+py::ref LoopCore::add_reader(const py::arguments& args) {
+    return add_watch(*this, readers, zloop::direction::read, args);
+}
+
+py::ref LoopCore::add_writer(const py::arguments& args) {
+    return add_watch(*this, writers, zloop::direction::write, args);
+}
+
+py::ref LoopCore::remove_reader(PyObject* descriptor) {
+    return py::boolean(loop && !closed && remove_watch(*this, readers, descriptor_of(descriptor)));
+}
+
+py::ref LoopCore::remove_writer(PyObject* descriptor) {
+    return py::boolean(loop && !closed && remove_watch(*this, writers, descriptor_of(descriptor)));
+}
+
+py::ref LoopCore::watched_events(PyObject* descriptor) {
+    const int number = descriptor_of(descriptor);
+    return py::integer((readers.count(number) != 0 ? 1 : 0) | (writers.count(number) != 0 ? 2 : 0));
+}
+
+py::ref LoopCore::transport_on(PyObject* descriptor) {
+    const auto index = static_cast<std::size_t>(descriptor_of(descriptor));
+    SocketTransport* found = index < transport_of.size() ? transport_of[index] : nullptr;
+    return found != nullptr ? py::ref::borrow(found->self()) : py::none();
+}
+
+// Serving.
+
+py::ref LoopCore::make_socket_transport(const py::arguments& args) {
+    check_closed();
+    if (args.count != 5) {
+        py::raise(PyExc_TypeError, "_new_socket_transport(sock, protocol, waiter, extra, server)");
+    }
+    return SocketTransport::from_python(*this, args.values[0], args.values[1], args.values[2], args.values[3],
+                                        args.values[4]);
+}
+
+py::ref LoopCore::start_accepting(const py::arguments& args) {
+    check_closed();
+    if (args.count != 4) {
+        py::raise(PyExc_TypeError, "_start_accepting(sock, protocol_factory, server, hand_over)");
+    }
+    const py::ref fileno = py::ref::steal(PyObject_CallMethod(args.values[0], "fileno", nullptr));
+    const int descriptor = descriptor_of(fileno.get());
+    stop_acceptor(*this, descriptor);
+    auto made = std::make_unique<acceptor>(*this, descriptor, args.values[0], args.values[1], args.values[2],
+                                           args.values[3]);
+    acceptors[descriptor] = made.get();
+    made.release()->start();
+    return py::none();
+}
+
+py::ref LoopCore::stop_accepting(PyObject* descriptor) {
+    const long number = PyLong_AsLong(descriptor);
+    if (number == -1 && PyErr_Occurred()) {
+        throw py::error_set{};
+    }
+    stop_acceptor(*this, static_cast<int>(number));
+    return py::none();
+}
+
+// Attributes.
+
+py::ref LoopCore::get_debug() { return py::boolean(debug); }
+void LoopCore::set_debug(PyObject* value) { debug = py::truth(value); }
+py::ref LoopCore::get_closed() { return py::boolean(closed); }
+void LoopCore::set_closed(PyObject* value) { closed = py::truth(value); }
+py::ref LoopCore::get_stopping() { return py::boolean(stopping); }
+void LoopCore::set_stopping(PyObject* value) { stopping = py::truth(value); }
+py::ref LoopCore::get_thread_id() { return thread_id; }
+void LoopCore::set_thread_id(PyObject* value) {
+    thread = value == Py_None ? 0 : PyLong_AsUnsignedLong(value);
+    if (PyErr_Occurred()) {
+        throw py::error_set{};
+    }
+    thread_id = py::ref::borrow(value);
+}
+py::ref LoopCore::get_task_factory() { return task_factory; }
+void LoopCore::set_task_factory(PyObject* value) { task_factory = py::ref::borrow(value); }
+
+void add_loop_core_type(PyObject* module, module_state& state) {
+    static PyMethodDef methods[] = {
+        py::method<&LoopCore::call_soon>("call_soon", "asyncio.BaseEventLoop.call_soon"),
+        py::method<&LoopCore::call_soon_threadsafe>("call_soon_threadsafe",
+                                                    "asyncio.BaseEventLoop.call_soon_threadsafe"),
+        py::method<&LoopCore::call_later>("call_later", "asyncio.BaseEventLoop.call_later"),
+        py::method<&LoopCore::call_at>("call_at", "asyncio.BaseEventLoop.call_at"),
+        py::method<&LoopCore::create_future>("create_future", "asyncio.BaseEventLoop.create_future"),
+        py::method<&LoopCore::create_task>("create_task", "asyncio.BaseEventLoop.create_task"),
+        py::method<&LoopCore::time>("time", "asyncio.BaseEventLoop.time"),
+        py::method<&LoopCore::stop>("stop", "asyncio.BaseEventLoop.stop"),
+        py::method<&LoopCore::run_once>("_run_once", "Turn the loop until stop(); at least one turn."),
+        py::method<&LoopCore::drop>("_drop", "End all that is queued, watched and open; the loop is closed."),
+        py::method<&LoopCore::add_reader>("_add_reader", "Watch a descriptor for reading; returns the handle."),
+        py::method<&LoopCore::add_writer>("_add_writer", "Watch a descriptor for writing; returns the handle."),
+        py::method<&LoopCore::remove_reader>("_remove_reader", "Whether there was a reader to remove."),
+        py::method<&LoopCore::remove_writer>("_remove_writer", "Whether there was a writer to remove."),
+        py::method<&LoopCore::watched_events>("_watched_events",
+                                              "What a descriptor is watched for, as selectors' mask."),
+        py::method<&LoopCore::transport_on>("_transport_on", "The open transport on a descriptor, or None."),
+        py::method<&LoopCore::make_socket_transport>(
+            "_new_socket_transport", "A transport on a connected socket: (sock, protocol, waiter, extra, server)."),
+        py::method<&LoopCore::start_accepting>(
+            "_start_accepting",
+            "Accept connections: (sock, protocol_factory, server, hand_over). With hand_over, a callable that "
+            "takes (descriptor, peername), the caller makes the transport."),
+        py::method<&LoopCore::stop_accepting>("_stop_accepting", "Leave a listening descriptor alone again."),
+        {},
+    };
+    static PyGetSetDef properties[] = {
+        py::property<&LoopCore::get_backend>("backend", "The name of the kernel interface: 'epoll'."),
+        py::property<&LoopCore::get_stats>("stats", "Counters: turns, ops, polls, waits."),
+        py::property<&LoopCore::get_debug, &LoopCore::set_debug>("_debug", "asyncio's."),
+        py::property<&LoopCore::get_closed, &LoopCore::set_closed>("_closed", "asyncio's."),
+        py::property<&LoopCore::get_stopping, &LoopCore::set_stopping>("_stopping", "asyncio's."),
+        py::property<&LoopCore::get_thread_id, &LoopCore::set_thread_id>("_thread_id", "asyncio's."),
+        py::property<&LoopCore::get_task_factory, &LoopCore::set_task_factory>("_task_factory", "asyncio's."),
+        {},
+    };
+    PyType_Slot slots[] = {
+        {Py_tp_doc, const_cast<char*>("The native half of zloop.Loop.")},
+        {Py_tp_new, reinterpret_cast<void*>(&create)},
+        {Py_tp_traverse, reinterpret_cast<void*>(&traverse)},
+        {Py_tp_clear, reinterpret_cast<void*>(&clear)},
+        {Py_tp_dealloc, reinterpret_cast<void*>(&dealloc)},
+        {Py_tp_setattro, reinterpret_cast<void*>(&set_attribute)},
+        {Py_tp_methods, methods},
+        {Py_tp_getset, properties},
+        {0, nullptr},
+    };
+    PyType_Spec spec = {"zloop._zloop.LoopCore", sizeof(LoopCore), 0,
+                        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE, slots};
+    state.loop_core_type = py::ref::steal(PyType_FromModuleAndSpec(module, &spec, nullptr));
+}
+
+}  // namespace zl

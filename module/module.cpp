@@ -1,0 +1,123 @@
+// module/module.cpp: zloop._zloop itself: multi-phase initialisation, one state an interpreter.
+
+#include <zloop/config.hpp>
+
+#include "loop_core.hpp"
+#include "socket_transport.hpp"
+
+namespace zl {
+
+namespace {
+
+module_state& state_of_module(PyObject* module) noexcept {
+    return *static_cast<module_state*>(PyModule_GetState(module));
+}
+
+void look_up_names(module_state& state) {
+    const auto intern = [](py::ref& into, const char* name) {
+        into = py::ref::steal(PyUnicode_InternFromString(name));
+    };
+    intern(state.str_accept_failed, "_accept_failed");
+    intern(state.str_attach, "_attach");
+    intern(state.str_buffer_updated, "buffer_updated");
+    intern(state.str_call_connection_lost, "_call_connection_lost");
+    intern(state.str_callback_failed, "_callback_failed");
+    intern(state.str_check_callback, "_check_callback");
+    intern(state.str_check_thread, "_check_thread");
+    intern(state.str_close, "close");
+    intern(state.str_connection_lost, "connection_lost");
+    intern(state.str_connection_made, "connection_made");
+    intern(state.str_context, "context");
+    intern(state.str_data_received, "data_received");
+    intern(state.str_detach, "_detach");
+    intern(state.str_eof_received, "eof_received");
+    intern(state.str_factory_failed, "_factory_failed");
+    intern(state.str_fatal_error, "_transport_failed");
+    intern(state.str_flow_failed, "_flow_control_failed");
+    intern(state.str_get_buffer, "get_buffer");
+    intern(state.str_log_debug, "_log_debug");
+    intern(state.str_pause_writing, "pause_writing");
+    intern(state.str_resume_writing, "resume_writing");
+    intern(state.str_run_in_debug, "_run_in_debug");
+    intern(state.str_time, "time");
+    intern(state.str_warn_lost_writes, "_warn_lost_writes");
+}
+
+void look_up_asyncio(module_state& state) {
+    const auto get = [](const char* module, const char* name) {
+        return py::attribute(py::import(module).get(), name);
+    };
+    state.base_event_loop = get("asyncio.base_events", "BaseEventLoop");
+    state.future_type = get("asyncio.futures", "Future");
+    state.task_type = get("asyncio.tasks", "Task");
+    state.buffered_protocol = get("asyncio.protocols", "BufferedProtocol");
+    state.extract_stack = get("asyncio.format_helpers", "extract_stack");
+    state.set_result_unless_cancelled = get("asyncio.futures", "_set_result_unless_cancelled");
+    state.transport_socket = get("asyncio.trsock", "TransportSocket");
+    state.socket_type = get("socket", "socket");
+    state.loop_keyword = py::ref::steal(Py_BuildValue("(s)", "loop"));
+}
+
+int execute(PyObject* module) noexcept {
+    const py::ref done = py::ref::adopt(py::detail::guarded([&] {
+        module_state& state = *::new (PyModule_GetState(module)) module_state;
+        look_up_names(state);
+        look_up_asyncio(state);
+        add_handle_types(module, state);
+        add_loop_core_type(module, state);
+        add_socket_transport_type(module, state);
+        for (const py::ref* type :
+             {&state.loop_core_type, &state.handle_type, &state.timer_handle_type, &state.socket_transport_type}) {
+            if (PyModule_AddType(module, reinterpret_cast<PyTypeObject*>(type->get())) != 0) {
+                throw py::error_set{};
+            }
+        }
+        if (PyModule_AddStringConstant(module, "__version__", zloop::version) != 0) {
+            throw py::error_set{};
+        }
+        return py::none();
+    }));
+    return done ? 0 : -1;
+}
+
+int traverse(PyObject* module, visitproc visit, void* arg) {
+    return module_state::owned::visit(state_of_module(module), visit, arg);
+}
+
+int clear(PyObject* module) {
+    module_state& state = state_of_module(module);
+    drop_free_handles(state);  // first: to be freed, an object needs its type
+    module_state::owned::clear(state);
+    return 0;
+}
+
+void free_module(void* module) {
+    clear(static_cast<PyObject*>(module));
+    state_of_module(static_cast<PyObject*>(module)).~module_state();
+}
+
+PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, reinterpret_cast<void*>(&execute)},
+#if PY_VERSION_HEX >= 0x030C0000
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+    {0, nullptr},
+};
+
+}  // namespace
+
+PyModuleDef module_definition = {
+    PyModuleDef_HEAD_INIT,
+    "_zloop",
+    "zloop's C++ event loop behind asyncio's interface; zloop.Loop is what to use.",
+    sizeof(module_state),
+    nullptr,
+    slots,
+    traverse,
+    clear,
+    free_module,
+};
+
+}  // namespace zl
+
+PyMODINIT_FUNC PyInit__zloop() { return PyModuleDef_Init(&zl::module_definition); }

@@ -1,0 +1,62 @@
+// module/state.hpp: what one import of the module owns: its types, and what it looked up in asyncio.
+//
+// One per interpreter; nothing here or elsewhere in the module is a static PyObject*.
+#pragma once
+
+#include "py.hpp"
+
+namespace zl {
+
+struct module_state {
+    // Our types.
+    py::ref loop_core_type;
+    py::ref handle_type;
+    py::ref timer_handle_type;
+    py::ref socket_transport_type;
+
+    // asyncio's.
+    py::ref base_event_loop;           // asyncio.BaseEventLoop
+    py::ref future_type;               // asyncio.Future
+    py::ref task_type;                 // asyncio.Task
+    py::ref buffered_protocol;         // asyncio.BufferedProtocol
+    py::ref extract_stack;             // asyncio.format_helpers.extract_stack
+    py::ref set_result_unless_cancelled;
+    py::ref transport_socket;          // asyncio.trsock.TransportSocket
+    py::ref socket_type;               // socket.socket
+    py::ref loop_keyword;              // ("loop",)
+
+    // Names that are looked up while the loop runs.
+    py::ref str_accept_failed, str_attach, str_buffer_updated, str_call_connection_lost,
+        str_callback_failed, str_check_callback, str_check_thread, str_close, str_connection_lost,
+        str_connection_made, str_context, str_data_received, str_detach, str_eof_received,
+        str_factory_failed, str_fatal_error, str_flow_failed, str_get_buffer, str_log_debug,
+        str_pause_writing, str_resume_writing, str_run_in_debug, str_time, str_warn_lost_writes;
+
+    using owned = py::owned<
+        &module_state::loop_core_type, &module_state::handle_type, &module_state::timer_handle_type,
+        &module_state::socket_transport_type, &module_state::base_event_loop, &module_state::future_type,
+        &module_state::task_type, &module_state::buffered_protocol, &module_state::extract_stack,
+        &module_state::set_result_unless_cancelled, &module_state::transport_socket,
+        &module_state::socket_type, &module_state::loop_keyword>;
+
+    // Handles that were dropped, kept for the next ones; linked through their callback slot.
+    struct free_list {
+        PyObject* first = nullptr;
+        int length = 0;
+    };
+    free_list free_handles, free_timer_handles;
+    bool keeps_free_handles = true;  // until the module goes
+};
+
+extern PyModuleDef module_definition;
+
+/// The state of the module that `type`, or a base of it, belongs to. Throws.
+inline module_state& state_of(PyTypeObject* type) {
+    PyObject* module = PyType_GetModuleByDef(type, &module_definition);
+    if (module == nullptr) {
+        throw py::error_set{};
+    }
+    return *static_cast<module_state*>(PyModule_GetState(module));
+}
+
+}  // namespace zl

@@ -1,0 +1,52 @@
+"""One event loop for two languages: asyncio on zloop's C++ core.
+
+``zloop.run(main())`` is asyncio.run() on zloop; ``zloop.new_event_loop`` is the loop factory for
+everything that takes one. The C++ headers are in ``zloop.get_include()``.
+"""
+
+import asyncio as _asyncio
+import os as _os
+import sys as _sys
+from collections.abc import Coroutine as _Coroutine
+from typing import Any as _Any
+from typing import TypeVar as _TypeVar
+
+from ._zloop import __version__
+from .loop import Loop
+
+_T = _TypeVar("_T")
+
+__all__ = ["Loop", "__version__", "get_include", "new_event_loop", "run"]
+
+if _sys.version_info < (3, 16):  # asyncio's policies are deprecated in 3.14, and end there
+    __all__ += ["EventLoopPolicy"]
+
+
+def new_event_loop() -> Loop:
+    """A new loop, not running, not set as the current one: a ``loop_factory``."""
+    return Loop()
+
+
+def run(main: _Coroutine[_Any, _Any, _T], *, debug: bool | None = None) -> _T:
+    """asyncio.run() on a zloop loop."""
+    if _sys.version_info >= (3, 12):
+        return _asyncio.run(main, debug=debug, loop_factory=new_event_loop)
+    # 3.11's run() takes no factory; these are its words.
+    if _asyncio._get_running_loop() is not None:
+        raise RuntimeError("asyncio.run() cannot be called from a running event loop")
+    with _asyncio.Runner(debug=debug, loop_factory=new_event_loop) as runner:
+        return runner.run(main)
+
+
+def get_include() -> str:
+    """The folder to give to a C++ compiler: ``#include <zloop/zloop.hpp>`` is found in it."""
+    return _os.path.join(_os.path.dirname(__file__), "include")
+
+
+def __getattr__(name: str) -> _Any:
+    # On demand: from 3.14 on, a look at asyncio's policy classes warns.
+    if name == "EventLoopPolicy" and name in __all__:
+        from .policy import EventLoopPolicy
+
+        return EventLoopPolicy
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

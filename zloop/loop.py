@@ -1,0 +1,203 @@
+"""zloop.Loop: asyncio's loop, with LoopCore in front of it.
+
+What runs once per callback or per message is in LoopCore, compiled. What runs once per loop or per
+connection is here, or better still asyncio's own, of the running Python version: argument checks,
+address order, happy eyeballs, TLS, signals, pipes and child processes are inherited.
+
+The base is asyncio.SelectorEventLoop, without a selector: all of its Python code stands on
+_add_reader, _remove_reader and their sisters, which LoopCore has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import selectors
+import socket
+from asyncio import base_events, constants, format_helpers, sslproto, trsock
+from asyncio.log import logger
+from typing import Any
+
+from ._zloop import LoopCore
+
+
+class _Watched:
+    """What asyncio's transports ask a selector in their repr(): who is watched for what."""
+
+    def __init__(self, core: LoopCore) -> None:
+        self._core = core
+
+    def get_key(self, fd: int) -> selectors.SelectorKey:
+        events = self._core._watched_events(fd)
+        if not events:
+            raise KeyError(f"{fd!r} is not registered")
+        return selectors.SelectorKey(fd, fd, events, None)
+
+    def close(self) -> None:
+        """Nothing is open here."""
+
+
+class Loop(LoopCore, asyncio.SelectorEventLoop):
+    """An asyncio event loop on zloop's C++ core.
+
+    Everything asyncio documents for its loops holds. Beyond it: ``backend``, the kernel interface in
+    use, and ``stats``, counters of turns, callbacks and system polls.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_Watched(self))
+
+    def close(self) -> None:
+        """asyncio.BaseEventLoop.close"""
+        super().close()  # refuses while the loop runs
+        self._drop()
+
+    # Callbacks: what is left to Python is what goes wrong, and debug mode.
+
+    def _callback_failed(self, handle: asyncio.Handle | None, exc: BaseException) -> None:
+        """The end of asyncio.Handle._run; the traceback begins in the callback."""
+        if handle is None:
+            self.call_exception_handler({"message": "Exception in callback", "exception": exc})
+            return
+        callback, args = handle._callback, handle._args
+        if callback is None:  # cancelled by itself
+            words = repr(handle)
+        else:
+            words = format_helpers._format_callback_source(callback, args)
+        context = {"message": f"Exception in callback {words}", "exception": exc, "handle": handle}
+        if handle._source_traceback:
+            context["source_traceback"] = handle._source_traceback
+        self.call_exception_handler(context)
+
+    def _run_in_debug(self, handle: asyncio.Handle) -> None:
+        """Run one callback and say when it was slow; the middle of asyncio's _run_once."""
+        self._current_handle = handle
+        try:
+            begin = self.time()
+            handle._run()
+            seconds = self.time() - begin
+            if seconds >= self.slow_callback_duration:
+                logger.warning(
+                    "Executing %s took %.3f seconds", base_events._format_handle(handle), seconds
+                )
+        finally:
+            self._current_handle = None
+
+    def _add_callback(self, handle: asyncio.Handle) -> None:
+        """Queue a handle that asyncio made, as its signal handling does."""
+        if not handle._cancelled:
+            self.call_soon(handle._run)
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """Nothing to count: a cancelled timer leaves the heap by itself."""
+
+    # Transports.
+
+    def _ensure_fd_no_transport(self, fd: Any) -> None:
+        super()._ensure_fd_no_transport(fd)  # those that asyncio's own code made
+        transport = self._transport_on(fd)
+        if transport is not None and not transport.is_closing():
+            raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
+
+    def _make_socket_transport(self, sock, protocol, waiter=None, *, extra=None, server=None):
+        self._ensure_fd_no_transport(sock)
+        return self._new_socket_transport(sock, protocol, waiter, extra, server)
+
+    def _make_ssl_transport(
+        self,
+        rawsock,
+        protocol,
+        sslcontext,
+        waiter=None,
+        *,
+        server_side=False,
+        server_hostname=None,
+        extra=None,
+        server=None,
+        ssl_handshake_timeout=constants.SSL_HANDSHAKE_TIMEOUT,
+        ssl_shutdown_timeout=constants.SSL_SHUTDOWN_TIMEOUT,
+        **version_specific,
+    ):
+        self._ensure_fd_no_transport(rawsock)
+        tls = sslproto.SSLProtocol(
+            self,
+            protocol,
+            sslcontext,
+            waiter,
+            server_side,
+            server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+        self._new_socket_transport(rawsock, tls, None, extra, server)
+        return tls._app_transport
+
+    def _transport_failed(self, transport, exc: BaseException, message: str) -> None:
+        """asyncio's _fatal_error, as far as it speaks; the transport closes itself."""
+        if isinstance(exc, OSError):
+            if self._debug:
+                logger.debug("%r: %s", transport, message, exc_info=exc)
+            return
+        self._flow_control_failed(transport, exc, message)
+
+    def _flow_control_failed(self, transport, exc: BaseException, message: str) -> None:
+        self.call_exception_handler(
+            {
+                "message": message,
+                "exception": exc,
+                "transport": transport,
+                "protocol": transport.get_protocol(),
+            }
+        )
+
+    def _warn_lost_writes(self) -> None:
+        logger.warning("socket.send() raised exception.")
+
+    def _log_debug(self, transport, what: str) -> None:
+        logger.debug("%r %s", transport, what)
+
+    # Serving.
+
+    def _start_serving(
+        self, protocol_factory, sock, sslcontext=None, server=None, backlog=100, *timeouts, **more
+    ):
+        hand_over = None
+        if sslcontext is not None:
+            hand_over = functools.partial(
+                self._accept_tls, sock, protocol_factory, sslcontext, server, timeouts, more
+            )
+        self._start_accepting(sock, protocol_factory, server, hand_over)
+
+    def _accept_tls(
+        self, listening, protocol_factory, sslcontext, server, timeouts, more, fd, peername
+    ):
+        conn = socket.socket(listening.family, listening.type, listening.proto, fileno=fd)
+        conn.setblocking(False)
+        extra = {"peername": peername}
+        accept = self._accept_connection2(
+            protocol_factory, conn, extra, sslcontext, server, *timeouts, **more
+        )
+        self.create_task(accept)
+
+    def _stop_serving(self, sock) -> None:
+        self._stop_accepting(sock.fileno())
+        sock.close()
+
+    def _factory_failed(self, exc: BaseException) -> None:
+        """asyncio tells of a protocol factory that raises in debug mode only."""
+        self.call_exception_handler(
+            {
+                "message": "Error on transport creation for incoming connection",
+                "exception": exc,
+            }
+        )
+
+    def _accept_failed(self, exc: OSError, sock: socket.socket) -> None:
+        """No connection could be accepted; the next try is a second away."""
+        self.call_exception_handler(
+            {
+                "message": "socket.accept() out of system resource",
+                "exception": exc,
+                "socket": trsock.TransportSocket(sock),
+            }
+        )
