@@ -29,6 +29,14 @@ zloop::time_point deadline_of(double seconds) noexcept {
     return zloop::time_point(zloop::nanoseconds(static_cast<std::int64_t>(count)));
 }
 
+/// What CPython's conversions to double return: -1.0 may be an error.
+double seconds_from(double converted) {
+    if (converted == -1.0 && PyErr_Occurred()) {
+        throw py::error_set{};
+    }
+    return converted;
+}
+
 int descriptor_of(PyObject* object) {
     const int descriptor = PyObject_AsFileDescriptor(object);
     if (descriptor < 0) {
@@ -150,6 +158,14 @@ void stop_acceptor(LoopCore& core, int descriptor) noexcept {
         stopped.stop();
     }
 }
+
+template <class F>
+struct at_exit {
+    F action;
+    ~at_exit() { action(); }
+};
+template <class F>
+at_exit(F) -> at_exit<F>;
 
 template <class F>
 void for_each_queued(LoopCore& core, F&& visit) {
@@ -393,15 +409,14 @@ py::ref LoopCore::call_later(const py::arguments& args) {
     }
     check_closed();
     double when;
-    if (PyFloat_CheckExact(given.first) && !own_time) {
+    if (!own_time && PyFloat_CheckExact(given.first)) {
         when = seconds_of(loop->now()) + PyFloat_AS_DOUBLE(given.first);
+    } else if (!own_time && PyLong_CheckExact(given.first)) {
+        when = seconds_of(loop->now()) + seconds_from(PyLong_AsDouble(given.first));
     } else {
         const py::ref now = py::call_method(self(), state->str_time.get());
         const py::ref sum = py::ref::steal(PyNumber_Add(now.get(), given.first));
-        when = PyFloat_AsDouble(sum.get());
-        if (when == -1.0 && PyErr_Occurred()) {
-            throw py::error_set{};
-        }
+        when = seconds_from(PyFloat_AsDouble(sum.get()));
     }
     if (debug) {
         check_in_debug_mode(*this, args.values[1], "call_at", false);
@@ -421,10 +436,7 @@ py::ref LoopCore::call_at(const py::arguments& args) {
         py::raise(PyExc_TypeError, "when cannot be None");
     }
     check_closed();
-    const double when = PyFloat_AsDouble(given.first);
-    if (when == -1.0 && PyErr_Occurred()) {
-        throw py::error_set{};
-    }
+    const double when = seconds_from(PyFloat_AsDouble(given.first));
     if (debug) {
         check_in_debug_mode(*this, args.values[1], "call_at", false);
     }
@@ -462,6 +474,14 @@ py::ref LoopCore::run_once() {
     check_closed();
     loop->begin_run();
     failed = false;
+    const at_exit show_to_collector{[this] {
+        loop->take_inbox();
+        for_each_queued(*this, [](zloop::op& node) {
+            if (PyObject* handle = handle_of(node)) {
+                track_handle(handle);
+            }
+        });
+    }};
     do {
         loop->run_once(stopping ? zloop::nanoseconds::zero() : zloop::loop::forever);
         if (failed) {

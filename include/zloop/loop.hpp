@@ -106,6 +106,15 @@ public:
         }
     }
 
+    /// Queues what other threads have posted; each turn begins with it.
+    void take_inbox() noexcept {
+        if (inbox_full_.load(std::memory_order_acquire)) {
+            const std::lock_guard guard(inbox_mutex_);
+            ready_.splice(inbox_);
+            inbox_full_.store(false, std::memory_order_relaxed);
+        }
+    }
+
     /// Queues `node` once `deadline` has passed. Throws std::bad_alloc.
     void arm(timer_node& node, time_point deadline) { timers_.insert(node, deadline); }
     void disarm(timer_node& node) noexcept { timers_.remove(node); }
@@ -174,14 +183,6 @@ private:
     void check_process() const {
         if (detail::forks.load(std::memory_order_relaxed) != forks_) {
             throw std::logic_error("a loop does not run in a fork of its process; make a new one");
-        }
-    }
-
-    void take_inbox() noexcept {
-        if (inbox_full_.load(std::memory_order_acquire)) {
-            const std::lock_guard guard(inbox_mutex_);
-            ready_.splice(inbox_);
-            inbox_full_.store(false, std::memory_order_relaxed);
         }
     }
 
