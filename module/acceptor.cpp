@@ -78,7 +78,7 @@ void acceptor::serve(zloop::accepted connection) noexcept {
     LoopCore& on = core;
     try {
         py::ref own_context = py::ref::steal(PyContext_Copy(context.get()));
-        const py::ref peername = name_of(connection.peer);
+        const py::ref peername = over.get() != Py_None ? name_of(connection.peer) : nullptr;
         if (PyContext_Enter(own_context.get()) != 0) {
             throw py::error_set{};
         }
@@ -96,7 +96,7 @@ void acceptor::serve(zloop::accepted connection) noexcept {
             if (no_delay_) {
                 static_cast<void>(connection.socket.set_option(IPPROTO_TCP, TCP_NODELAY, 1));
             }
-            SocketTransport::from_accepted(on, std::move(connection.socket), peername, made.get(),
+            SocketTransport::from_accepted(on, std::move(connection.socket), connection.peer, made.get(),
                                            owner.get(), std::move(own_context));
         }
     } catch (const py::error_set&) {

@@ -6,6 +6,7 @@
 #include "socket_transport.hpp"
 
 #include <array>
+#include <cstring>
 
 #include "names.hpp"
 
@@ -112,7 +113,7 @@ py::ref SocketTransport::from_python(LoopCore& core, PyObject* sock, PyObject* p
     py::ref object = create(core, std::move(*adopted), std::move(context));
     auto& self = *reinterpret_cast<SocketTransport*>(object.get());
     self.sock = py::ref::borrow(sock);
-    self.peername = name_of(peer);
+    self.remember_peer(peer);
     if (extra != Py_None) {
         self.extra = Py_NewRef(extra);
     }
@@ -120,12 +121,25 @@ py::ref SocketTransport::from_python(LoopCore& core, PyObject* sock, PyObject* p
     return object;
 }
 
-void SocketTransport::from_accepted(LoopCore& core, zloop::stream socket, py::ref peername, PyObject* protocol,
-                                    PyObject* server, py::ref context) {
+void SocketTransport::from_accepted(LoopCore& core, zloop::stream socket, const zloop::address& peer,
+                                    PyObject* protocol, PyObject* server, py::ref context) {
     const py::ref object = create(core, std::move(socket), std::move(context));
     auto& self = *reinterpret_cast<SocketTransport*>(object.get());
-    self.peername = std::move(peername);
+    self.remember_peer(peer);
     self.begin(protocol, server, Py_None);
+}
+
+void SocketTransport::remember_peer(const zloop::address& address) {
+    if (address.family() == AF_INET || address.family() == AF_INET6) {
+        std::memcpy(&peer, address.data(), address.size());
+    } else {
+        peername = name_of(address);
+    }
+}
+
+zloop::address SocketTransport::remembered_peer() const noexcept {
+    const bool is_v6 = peer.any.sa_family == AF_INET6;
+    return {&peer.any, static_cast<socklen_t>(is_v6 ? sizeof peer.v6 : sizeof peer.v4)};
 }
 
 void SocketTransport::begin(PyObject* first_protocol, PyObject* owner, PyObject* waiter) {
@@ -209,7 +223,7 @@ py::ref SocketTransport::begin_reading() {
 
 void SocketTransport::start_reading() noexcept {
     if (wants_to_read() && !reader.running()) {
-        read_loop(*core->loop, reader);
+        buffered ? read_buffered_loop(*core->loop, reader) : read_loop(*core->loop, reader);
     }
 }
 
@@ -220,25 +234,32 @@ void SocketTransport::stop_reading() noexcept {
 }
 
 fiber SocketTransport::read_loop(zloop::loop&, fiber::place& kept) {
-    while (wants_to_read()) {
-        if (buffered) {
-            auto [error, count] = co_await recv_into_protocol(*this);
-            if (error) {
-                read_failed(error);
-                break;
-            }
-            count > 0 ? deliver_buffered(count) : deliver_eof();
-        } else {
-            auto [error, data] = co_await socket.receive();
-            if (error) {
-                read_failed(error);
-                break;
-            }
-            data.empty() ? deliver_eof() : deliver(data);
+    while (wants_to_read() && !buffered) {
+        auto [error, data] = co_await socket.receive();
+        if (error) {
+            read_failed(error);
+            break;
         }
+        data.empty() ? deliver_eof() : deliver(data);
     }
+    reader_ended(kept);
+}
+
+fiber SocketTransport::read_buffered_loop(zloop::loop&, fiber::place& kept) {
+    while (wants_to_read() && buffered) {
+        auto [error, count] = co_await recv_into_protocol(*this);
+        if (error) {
+            read_failed(error);
+            break;
+        }
+        count == 0 ? deliver_eof() : deliver_buffered(count);
+    }
+    reader_ended(kept);
+}
+
+void SocketTransport::reader_ended(fiber::place& kept) noexcept {
     kept.end();
-    start_reading();  // when it was resumed while this reader was being cancelled
+    start_reading();  // resumed while it was being cancelled, or the protocol is of the other kind now
     release_if_over();
 }
 
@@ -844,6 +865,9 @@ py::ref SocketTransport::get_extra_info(const py::arguments& args) {
         return py::ref::borrow(fallback);
     }
     if (PyUnicode_CompareWithASCIIString(name, "peername") == 0) {
+        if (!peername) {
+            peername = name_of(remembered_peer());
+        }
         return peername;
     }
     if (PyUnicode_CompareWithASCIIString(name, "sockname") == 0) {

@@ -51,6 +51,13 @@ private:
     std::size_t bytes_ = 0;
 };
 
+/// An IPv4 or IPv6 address in 28 bytes: an idle connection keeps no Python object for its peer.
+union ip_address {
+    sockaddr any;
+    sockaddr_in v4;
+    sockaddr_in6 v6;
+};
+
 struct transport_slots : py::object {
     PyObject* extra;  // asyncio.BaseTransport's slot
     PyObject* dict;
@@ -63,8 +70,9 @@ struct socket_transport_fields {
     LoopCore* core;  // `loop`'s
     py::ref loop, protocol, server, context;
     py::ref sock;      // a socket.socket that owns the descriptor, or none
-    py::ref peername;  // as Python writes it
-    py::ref sockname;  // likewise, once somebody asked, or the socket is closed
+    py::ref sockname;  // as Python writes it, once somebody asked, or the socket is closed
+    py::ref peername;  // as Python writes it, once somebody asked
+    ip_address peer;   // what `peername` is made of
     zloop::stream socket;
     SocketTransport* next = nullptr;  // in the loop's list of open transports
     SocketTransport* previous = nullptr;
@@ -98,7 +106,7 @@ struct SocketTransport : transport_slots, socket_transport_fields {
                                PyObject* extra, PyObject* server);
 
     /// On a connection that we accepted ourselves, in a context of its own.
-    static void from_accepted(LoopCore& core, zloop::stream socket, py::ref peername, PyObject* protocol,
+    static void from_accepted(LoopCore& core, zloop::stream socket, const zloop::address& peer, PyObject* protocol,
                               PyObject* server, py::ref context);
 
     py::ref write(PyObject* data);
@@ -142,6 +150,10 @@ private:
     void start_reading() noexcept;
     void stop_reading() noexcept;
     fiber read_loop(zloop::loop& on, fiber::place& kept);
+    fiber read_buffered_loop(zloop::loop& on, fiber::place& kept);
+    void reader_ended(fiber::place& kept) noexcept;
+    void remember_peer(const zloop::address& address);
+    zloop::address remembered_peer() const noexcept;
     void deliver(std::span<const std::byte> data) noexcept;
     void deliver_eof() noexcept;
     void deliver_buffered(std::size_t count) noexcept;
