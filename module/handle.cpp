@@ -134,9 +134,7 @@ void dealloc(PyObject* object) {
     auto* self = reinterpret_cast<H*>(object);
     PyTypeObject* type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
-    if (self->weak_references != nullptr) {
-        PyObject_ClearWeakRefs(object);
-    }
+    PyObject_ClearWeakRefs(object);
     const py::ref loop = py::ref::adopt(std::exchange(self->loop, nullptr));
     module_state& state = *loop_core(loop.get()).state;
     auto& free = free_list_of<H>(state);
@@ -202,7 +200,12 @@ py::ref make_type(PyObject* module, const char* name, const char* doc, PyObject*
     PyType_Spec spec = {name, sizeof(H), 0,
                         Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots};
     const py::ref bases = py::ref::steal(PyTuple_Pack(1, base));
-    return py::ref::steal(PyType_FromModuleAndSpec(module, &spec, bases.get()));
+    py::ref type = py::ref::steal(PyType_FromModuleAndSpec(module, &spec, bases.get()));
+    const auto& made = *reinterpret_cast<PyTypeObject*>(type.get());
+    if (made.tp_weaklistoffset != reinterpret_cast<PyTypeObject*>(base)->tp_weaklistoffset) {
+        py::raise(PyExc_ImportError, "zloop does not know this asyncio: weak references lie elsewhere");
+    }
+    return type;
 }
 
 }  // namespace

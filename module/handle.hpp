@@ -32,7 +32,9 @@ struct handle_slots {
     PyObject* loop;
     PyObject* repr;
     PyObject* source_traceback;
-    PyObject* weak_references;
+#if PY_VERSION_HEX < 0x030C0000
+    PyObject* weak_references;  // from 3.12 on they stand in front of the object
+#endif
 };
 
 /// Those of asyncio.TimerHandle.

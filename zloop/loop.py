@@ -82,6 +82,7 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
                 )
         finally:
             self._current_handle = None
+            handle = None  # a traceback may keep this frame: no cycle through it
 
     def _add_callback(self, handle: asyncio.Handle) -> None:
         """Queue a handle that asyncio made, as its signal handling does."""
@@ -181,7 +182,7 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
 
     def _stop_serving(self, sock) -> None:
         self._stop_accepting(sock.fileno())
-        sock.close()
+        super()._stop_serving(sock)
 
     def _factory_failed(self, exc: BaseException) -> None:
         """asyncio tells of a protocol factory that raises in debug mode only."""

@@ -189,6 +189,9 @@ private:
     /// Asks the kernel for events, unless it was asked just now; returns the time after that.
     time_point poll(nanoseconds limit) {
         time_point current = now();
+        if (interrupted_) {  // by the clock, which may be a user's
+            return current;
+        }
         if (!ready_.empty()) {
             if (unpolled_turns_ == 0) {
                 last_poll_ = current;

@@ -36,6 +36,10 @@ public:
     op* front() const noexcept { return head_; }
     op* back() const noexcept { return tail_; }
 
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdangling-pointer"  // an op on the stack leaves before its frame does
+#endif
     void push(op& node) noexcept {
         node.next = nullptr;
         if (head_ != nullptr) {
@@ -45,6 +49,9 @@ public:
         }
         tail_ = &node;
     }
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 
     /// Takes the oldest op out. The queue must not be empty.
     op& pop() noexcept {

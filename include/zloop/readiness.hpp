@@ -80,26 +80,15 @@ public:
             operation.error = operation.now_or_never ? EAGAIN : EBUSY;
             return true;
         }
-        if (reads ? place.readable : place.writable) {
-            if (reads && !operation.now_or_never && place.burst >= burst_limit(operation.code)) {
-                // A busy peer starves nobody: the rest of the loop has its turn first.
-                place.burst = 0;
-                waiting = &operation;
-                operation.state = io_op::phase::queued;
-                ready_->push(operation);
-                return false;
-            }
-            if (attempt(operation, place)) {
-                return true;
-            }
+        if (reads && place.readable && !operation.now_or_never && place.burst >= burst_limit(operation.code)) {
+            // A busy peer starves nobody: the rest of the loop has its turn first.
+            place.burst = 0;
+            waiting = &operation;
+            operation.state = io_op::phase::queued;
+            ready_->push(operation);
+            return false;
         }
-        if (operation.now_or_never) {
-            operation.error = EAGAIN;
-            return true;
-        }
-        slot_of(operation) = &operation;  // not `waiting`: a provider may have moved the table
-        operation.state = io_op::phase::parked;
-        return false;
+        return try_or_park(operation);
     }
 
     void cancel(io_op& operation) noexcept override {
@@ -226,7 +215,7 @@ private:
         bool writable : 1 = false;
         bool hung_up : 1 = false;
         bool short_is_drained : 1 = false;
-        std::uint8_t burst = 0;  // reads that succeeded since the last event or requeue
+        std::uint8_t burst = 0;  // accepts that succeeded since the last event or requeue
     };
 
     static constexpr std::size_t scratch_bytes = 64 * 1024;
@@ -235,7 +224,9 @@ private:
         return code == opcode::receive || code == opcode::recv || code == opcode::accept;
     }
 
-    static std::uint8_t burst_limit(opcode code) noexcept { return code == opcode::accept ? 64 : 1; }
+    /// How many reads of a ready descriptor may succeed in a row before the rest of the loop has its
+    /// turn. Bytes always wait for a turn: whoever resumes reading is never called back inline.
+    static std::uint8_t burst_limit(opcode code) noexcept { return code == opcode::accept ? 64 : 0; }
 
     static interests interests_of(const slot& place) noexcept {
         if (place.owned) {
@@ -319,12 +310,29 @@ private:
             auto& self = static_cast<readiness&>(*operation.owner);
             self.slot_of(operation) = nullptr;
             operation.state = io_op::phase::idle;
-            if (!self.start(operation)) {
+            if (!self.try_or_park(operation)) {
                 return;
             }
         }
         operation.state = io_op::phase::idle;
         operation.waiter.resume();
+    }
+
+    bool try_or_park(io_op& operation) noexcept {
+        slot& place = slots_[static_cast<std::size_t>(operation.fd)];
+        const bool reads = is_read(operation.code);
+        if ((reads ? place.readable : place.writable) && attempt(operation, place)) {
+            return true;
+        }
+        if (operation.now_or_never) {
+            operation.error = EAGAIN;
+            return true;
+        }
+        // Looked up again: what an attempt calls may have moved the table.
+        slot& now = slots_[static_cast<std::size_t>(operation.fd)];
+        (reads ? now.reader : now.writer) = &operation;
+        operation.state = io_op::phase::parked;
+        return false;
     }
 
     /// One try. False: it would block, and the slot says so.
@@ -387,7 +395,6 @@ private:
             place.readable = false;
         }
         operation.size = moved;
-        ++place.burst;
         return true;
     }
 

@@ -335,11 +335,11 @@ public:
         return running.take();
     }
 
-    /// Runs what is ready now, without letting time pass.
+    /// Runs what is ready or due now, without letting time pass.
     void settle() {
         do {
             run_once(nanoseconds::zero());
-        } while (!ready().empty());
+        } while (!ready().empty() || (!timers().empty() && timers().next() <= now()));
     }
 
     /// Lets `duration` pass, with everything that happens in it.
