@@ -17,13 +17,14 @@ constexpr std::chrono::seconds retry_delay{1};
 }  // namespace
 
 acceptor::acceptor(LoopCore& owner, int descriptor, PyObject* socket, PyObject* protocol_factory,
-                   PyObject* owner_server, PyObject* hand_over_to)
+                   PyObject* owner_server, PyObject* hand_over_to, PyObject* context_of_server)
     : core(owner),
       sock(py::ref::borrow(socket)),
       factory(py::ref::borrow(protocol_factory)),
       server(py::ref::borrow(owner_server)),
       hand_over(py::ref::borrow(hand_over_to)),
-      context(py::ref::steal(PyContext_CopyCurrent())) {
+      context(context_of_server != Py_None ? py::ref::borrow(context_of_server)
+                                           : py::ref::steal(PyContext_CopyCurrent())) {
     zloop::fd number(descriptor);
     auto adopted = zloop::listener::adopt(*core.loop, std::move(number));
     if (!adopted) {

@@ -13,9 +13,10 @@
 namespace zl {
 
 struct acceptor {
-    /// `hand_over` is None, or takes (descriptor, peername) of each connection instead of us.
+    /// `hand_over` is None, or takes (descriptor, peername) of each connection instead of us. Each
+    /// connection has a copy of `context`, or, where that is None, of the current one.
     acceptor(LoopCore& owner, int descriptor, PyObject* socket, PyObject* protocol_factory, PyObject* owner_server,
-             PyObject* hand_over_to);
+             PyObject* hand_over_to, PyObject* context_of_server);
 
     void start();
     void stop() noexcept;

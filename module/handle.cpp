@@ -86,6 +86,8 @@ H* make(LoopCore& core, PyTypeObject* type, PyObject* callback, PyObject* const*
     self->loop = Py_NewRef(core.self());
     self->is_cancelled = false;
     self->running = false;
+    self->from_any_thread = false;
+    self->awaited = false;
     self->inline_count = 0;
     if (tuple) {
         self->args = tuple.release();
@@ -228,8 +230,32 @@ py::ref basic_handle<Slots, Node>::invoke() noexcept {
     return result;
 }
 
+/// From 3.14 on, whoever cancels a threadsafe handle from elsewhere can rely on it: the callback does not
+/// run, or it has returned. (asyncio.events._ThreadSafeHandle has a lock for it in every handle.)
+template <class Slots, class Node>
+void basic_handle<Slots, Node>::wait_for_callback() noexcept {
+    LoopCore& core = loop_core(this->loop);
+    if (!running || !from_any_thread || core.thread == PyThread_get_thread_ident()) {
+        return;
+    }
+    while (running) {
+        awaited = true;
+        Py_BEGIN_ALLOW_THREADS
+        std::unique_lock lock(core.callback_mutex);
+        // The end may fall between our look at `running` and the wait: hence a limit.
+        core.callback_returned.wait_for(lock, std::chrono::milliseconds(5));
+        lock.unlock();
+        Py_END_ALLOW_THREADS
+    }
+    awaited = false;
+}
+
 template <class Slots, class Node>
 py::ref basic_handle<Slots, Node>::cancel() {
+#if PY_VERSION_HEX >= 0x030E0000
+    const py::ref alive = py::ref::borrow(self());
+    wait_for_callback();
+#endif
     if (is_cancelled) {
         return py::none();
     }

@@ -53,6 +53,8 @@ struct basic_handle : Slots, Node {
     std::uint8_t inline_count;
     bool is_cancelled;
     bool running;
+    bool from_any_thread;  // made by call_soon_threadsafe()
+    bool awaited;          // cancel() in another thread waits for the callback to return
 
     PyObject* self() noexcept { return reinterpret_cast<PyObject*>(this); }
 
@@ -69,6 +71,7 @@ struct basic_handle : Slots, Node {
     }
 
     void drop_callback() noexcept;
+    void wait_for_callback() noexcept;
     int visit_all(visitproc visit, void* arg);
 };
 

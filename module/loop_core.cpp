@@ -69,8 +69,8 @@ struct callback_arguments {
     }
 };
 
-/// Calls asyncio's own method: it knows how to refuse these arguments.
-py::ref refuse(LoopCore& core, const char* name, const py::arguments& args) {
+/// Calls asyncio's own method: it knows how to refuse these arguments, or this version's keywords.
+py::ref call_base(LoopCore& core, const char* name, const py::arguments& args) {
     const py::ref function = py::attribute(core.state->base_event_loop.get(), name);
     std::vector<PyObject*> all{core.self()};
     all.insert(all.end(), args.values, args.values + args.count + args.keyword_count());
@@ -89,7 +89,7 @@ py::ref call_soon_in_any_thread(LoopCore& core, const py::arguments& args, bool 
     const char* name = threadsafe ? "call_soon_threadsafe" : "call_soon";
     const callback_arguments given(args, 1, *core.state);
     if (!given.understood) {
-        return refuse(core, name, args);
+        return call_base(core, name, args);
     }
     core.check_closed();
     if (core.debug) {
@@ -97,6 +97,7 @@ py::ref call_soon_in_any_thread(LoopCore& core, const py::arguments& args, bool 
     }
     Handle* handle =
         new_handle(core, given.first, args.values + 1, static_cast<std::size_t>(args.count - 1), given.context);
+    handle->from_any_thread = threadsafe;
     Py_INCREF(handle->self());  // the queue's
     if (threadsafe && core.thread != 0 && core.thread != PyThread_get_thread_ident()) {
         core.loop->post(*handle);
@@ -133,13 +134,14 @@ bool remove_watch(LoopCore& core, watch_map& watches, int descriptor) {
 }
 
 py::ref add_watch(LoopCore& core, watch_map& watches, zloop::direction toward, const py::arguments& args) {
-    if (args.count < 2 || args.keyword_count() != 0) {
+    const callback_arguments given(args, 2, *core.state);
+    if (!given.understood) {
         py::raise(PyExc_TypeError, "a descriptor and a callback are required");
     }
     core.check_closed();
     const int descriptor = descriptor_of(args.values[0]);
-    Handle* handle =
-        new_handle(core, args.values[1], args.values + 2, static_cast<std::size_t>(args.count - 2), nullptr);
+    Handle* handle = new_handle(core, args.values[1], args.values + 2, static_cast<std::size_t>(args.count - 2),
+                                given.context);
     const py::ref owner = py::ref::adopt(handle->self());
     remove_watch(core, watches, descriptor);
     auto watch = std::make_unique<descriptor_watch>(core, descriptor, toward, handle);
@@ -358,11 +360,14 @@ void LoopCore::check_closed() const {
 
 template <class H>
 void LoopCore::run_handle(H& handle) noexcept {
-    const callback_scope running(*this);
+    const callback_scope scope(*this);
     handle.running = true;
     py::ref result = debug ? py::try_call_method(self(), state->str_run_in_debug.get(), handle.self())
                            : handle.invoke();
     handle.running = false;
+    if (handle.awaited) {
+        callback_returned.notify_all();
+    }
     if (!result) {
         report_callback(handle.self());
     }
@@ -402,7 +407,7 @@ py::ref LoopCore::call_soon_threadsafe(const py::arguments& args) {
 py::ref LoopCore::call_later(const py::arguments& args) {
     const callback_arguments given(args, 2, *state);
     if (!given.understood) {
-        return refuse(*this, "call_later", args);
+        return call_base(*this, "call_later", args);
     }
     if (given.first == Py_None) {
         py::raise(PyExc_TypeError, "delay must not be None");
@@ -430,7 +435,7 @@ py::ref LoopCore::call_later(const py::arguments& args) {
 py::ref LoopCore::call_at(const py::arguments& args) {
     const callback_arguments given(args, 2, *state);
     if (!given.understood) {
-        return refuse(*this, "call_at", args);
+        return call_base(*this, "call_at", args);
     }
     if (given.first == Py_None) {
         py::raise(PyExc_TypeError, "when cannot be None");
@@ -457,7 +462,7 @@ py::ref LoopCore::create_future() {
 
 py::ref LoopCore::create_task(const py::arguments& args) {
     if (args.count != 1 || args.keyword_count() != 0 || debug || closed || task_factory.get() != Py_None) {
-        return refuse(*this, "create_task", args);  // not refused: asyncio knows this version's keywords
+        return call_base(*this, "create_task", args);
     }
     PyObject* arguments[] = {nullptr, args.values[0], self()};
     return py::ref::steal(PyObject_Vectorcall(state->task_type.get(), arguments + 1,
@@ -548,23 +553,23 @@ py::ref LoopCore::transport_on(PyObject* descriptor) {
 
 py::ref LoopCore::make_socket_transport(const py::arguments& args) {
     check_closed();
-    if (args.count != 5) {
-        py::raise(PyExc_TypeError, "_new_socket_transport(sock, protocol, waiter, extra, server)");
+    if (args.count != 6) {
+        py::raise(PyExc_TypeError, "_new_socket_transport(sock, protocol, waiter, extra, server, context)");
     }
     return SocketTransport::from_python(*this, args.values[0], args.values[1], args.values[2], args.values[3],
-                                        args.values[4]);
+                                        args.values[4], args.values[5]);
 }
 
 py::ref LoopCore::start_accepting(const py::arguments& args) {
     check_closed();
-    if (args.count != 4) {
-        py::raise(PyExc_TypeError, "_start_accepting(sock, protocol_factory, server, hand_over)");
+    if (args.count != 5) {
+        py::raise(PyExc_TypeError, "_start_accepting(sock, protocol_factory, server, hand_over, context)");
     }
     const py::ref fileno = py::ref::steal(PyObject_CallMethod(args.values[0], "fileno", nullptr));
     const int descriptor = descriptor_of(fileno.get());
     stop_acceptor(*this, descriptor);
     auto made = std::make_unique<acceptor>(*this, descriptor, args.values[0], args.values[1], args.values[2],
-                                           args.values[3]);
+                                           args.values[3], args.values[4]);
     acceptors[descriptor] = made.get();
     made.release()->start();
     return py::none();
@@ -619,10 +624,11 @@ void add_loop_core_type(PyObject* module, module_state& state) {
                                               "What a descriptor is watched for, as selectors' mask."),
         py::method<&LoopCore::transport_on>("_transport_on", "The open transport on a descriptor, or None."),
         py::method<&LoopCore::make_socket_transport>(
-            "_new_socket_transport", "A transport on a connected socket: (sock, protocol, waiter, extra, server)."),
+            "_new_socket_transport", "A transport on a connected socket: "
+            "(sock, protocol, waiter, extra, server, context)."),
         py::method<&LoopCore::start_accepting>(
             "_start_accepting",
-            "Accept connections: (sock, protocol_factory, server, hand_over). With hand_over, a callable that "
+            "Accept connections: (sock, protocol_factory, server, hand_over, context). With hand_over, a callable that "
             "takes (descriptor, peername), the caller makes the transport."),
         py::method<&LoopCore::stop_accepting>("_stop_accepting", "Leave a listening descriptor alone again."),
         {},

@@ -10,7 +10,9 @@
 // loop, and with it one reference to each queued handle, watched callback and open transport.
 #pragma once
 
+#include <condition_variable>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <unordered_map>
 #include <vector>
@@ -78,6 +80,8 @@ struct loop_core_fields {
     bool own_time = false;     // time() is overridden
 
     unsigned long thread = 0;  // that runs the loop, or 0
+    std::mutex callback_mutex;  // for callback_returned; what it is about belongs to the GIL
+    std::condition_variable callback_returned;  // of a handle that a canceller in another thread awaits
     zl::cork cork;
     SocketTransport* transports = nullptr;  // open ones; one reference each
     std::vector<SocketTransport*> transport_of;  // by descriptor; borrowed

@@ -92,14 +92,15 @@ py::ref SocketTransport::create(LoopCore& core, zloop::stream socket, py::ref co
 }
 
 py::ref SocketTransport::from_python(LoopCore& core, PyObject* sock, PyObject* protocol, PyObject* waiter,
-                                     PyObject* extra, PyObject* server) {
+                                     PyObject* extra, PyObject* server, PyObject* context) {
     const py::ref fileno = py::ref::steal(PyObject_CallMethod(sock, "fileno", nullptr));
     const int number = PyObject_AsFileDescriptor(fileno.get());
     if (number < 0) {
         throw py::error_set{};
     }
     const bool no_delay = wants_no_delay(sock);
-    py::ref context = py::ref::steal(PyContext_CopyCurrent());
+    py::ref own_context =
+        context != Py_None ? py::ref::borrow(context) : py::ref::steal(PyContext_CopyCurrent());
     zloop::fd descriptor(number);
     auto adopted = zloop::stream::adopt(*core.loop, std::move(descriptor));
     if (!adopted) {
@@ -110,7 +111,7 @@ py::ref SocketTransport::from_python(LoopCore& core, PyObject* sock, PyObject* p
         static_cast<void>(adopted->set_option(IPPROTO_TCP, TCP_NODELAY, 1));
     }
     const zloop::address peer = adopted->peer_address();
-    py::ref object = create(core, std::move(*adopted), std::move(context));
+    py::ref object = create(core, std::move(*adopted), std::move(own_context));
     auto& self = *reinterpret_cast<SocketTransport*>(object.get());
     self.sock = py::ref::borrow(sock);
     self.remember_peer(peer);
@@ -351,7 +352,12 @@ py::ref SocketTransport::write(PyObject* data) {
         bytes = py::ref::borrow(data);
     } else if (!PyByteArray_Check(data) && !PyMemoryView_Check(data)) {
         const py::ref name = py::ref::steal(PyType_GetName(Py_TYPE(data)));
-        py::raise_format(PyExc_TypeError, "data argument must be a bytes-like object, not %R", name.get());
+#if PY_VERSION_HEX >= 0x030E0000
+        constexpr const char* words = "data argument must be a bytes, bytearray, or memoryview object, not %R";
+#else
+        constexpr const char* words = "data argument must be a bytes-like object, not %R";
+#endif
+        py::raise_format(PyExc_TypeError, words, name.get());
     }
     if (eof_written) {
         py::raise(PyExc_RuntimeError, "Cannot call write() after write_eof()");

@@ -101,9 +101,10 @@ struct socket_transport_fields {
 };
 
 struct SocketTransport : transport_slots, socket_transport_fields {
-    /// On a Python socket, which goes on to own the descriptor. `waiter` and `server` may be None.
+    /// On a Python socket, which goes on to own the descriptor. All after `protocol` may be None; without
+    /// `context` the protocol runs in a copy of the current one.
     static py::ref from_python(LoopCore& core, PyObject* sock, PyObject* protocol, PyObject* waiter,
-                               PyObject* extra, PyObject* server);
+                               PyObject* extra, PyObject* server, PyObject* context);
 
     /// On a connection that we accepted ourselves, in a context of its own.
     static void from_accepted(LoopCore& core, zloop::stream socket, const zloop::address& peer, PyObject* protocol,

@@ -100,9 +100,11 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
         if transport is not None and not transport.is_closing():
             raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
 
-    def _make_socket_transport(self, sock, protocol, waiter=None, *, extra=None, server=None):
+    def _make_socket_transport(
+        self, sock, protocol, waiter=None, *, extra=None, server=None, context=None
+    ):
         self._ensure_fd_no_transport(sock)
-        return self._new_socket_transport(sock, protocol, waiter, extra, server)
+        return self._new_socket_transport(sock, protocol, waiter, extra, server, context)
 
     def _make_ssl_transport(
         self,
@@ -117,7 +119,7 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
         server=None,
         ssl_handshake_timeout=constants.SSL_HANDSHAKE_TIMEOUT,
         ssl_shutdown_timeout=constants.SSL_SHUTDOWN_TIMEOUT,
-        **version_specific,
+        context=None,
     ):
         self._ensure_fd_no_transport(rawsock)
         tls = sslproto.SSLProtocol(
@@ -130,7 +132,7 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
-        self._new_socket_transport(rawsock, tls, None, extra, server)
+        self._new_socket_transport(rawsock, tls, None, extra, server, context)
         return tls._app_transport
 
     def _transport_failed(self, transport, exc: BaseException, message: str) -> None:
@@ -160,25 +162,41 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
     # Serving.
 
     def _start_serving(
-        self, protocol_factory, sock, sslcontext=None, server=None, backlog=100, *timeouts, **more
+        self,
+        protocol_factory,
+        sock,
+        sslcontext=None,
+        server=None,
+        backlog=100,
+        ssl_handshake_timeout=constants.SSL_HANDSHAKE_TIMEOUT,
+        ssl_shutdown_timeout=constants.SSL_SHUTDOWN_TIMEOUT,
+        context=None,  # from 3.15 on
     ):
-        hand_over = None
+        accept = None
         if sslcontext is not None:
-            hand_over = functools.partial(
-                self._accept_tls, sock, protocol_factory, sslcontext, server, timeouts, more
+            accept = functools.partial(
+                self._accept_tls,
+                sock,
+                protocol_factory,
+                sslcontext,
+                server,
+                ssl_handshake_timeout,
+                ssl_shutdown_timeout,
             )
-        self._start_accepting(sock, protocol_factory, server, hand_over)
+        self._start_accepting(sock, protocol_factory, server, accept, context)
 
     def _accept_tls(
-        self, listening, protocol_factory, sslcontext, server, timeouts, more, fd, peername
+        self, listening, protocol_factory, sslcontext, server, handshake, shutdown, fd, peername
     ):
+        """Hand an accepted descriptor to asyncio's own coroutine, which waits for the handshake."""
         conn = socket.socket(listening.family, listening.type, listening.proto, fileno=fd)
         conn.setblocking(False)
         extra = {"peername": peername}
-        accept = self._accept_connection2(
-            protocol_factory, conn, extra, sslcontext, server, *timeouts, **more
+        self.create_task(
+            self._accept_connection2(
+                protocol_factory, conn, extra, sslcontext, server, handshake, shutdown
+            )
         )
-        self.create_task(accept)
 
     def _stop_serving(self, sock) -> None:
         self._stop_accepting(sock.fileno())
