@@ -97,18 +97,21 @@ py::ref call_soon_in_any_thread(LoopCore& core, const py::arguments& args, bool 
     }
     Handle* handle =
         new_handle(core, given.first, args.values + 1, static_cast<std::size_t>(args.count - 1), given.context);
+    py::ref owner = py::ref::adopt(handle->self());
     handle->from_any_thread = threadsafe;
+    core.check_closed();  // again: while it was made Python may have run, in another thread, too
     Py_INCREF(handle->self());  // the queue's
     if (threadsafe && core.thread != 0 && core.thread != PyThread_get_thread_ident()) {
         core.loop->post(*handle);
     } else {
         core.loop->push(*handle);
     }
-    return py::ref::adopt(handle->self());
+    return owner;
 }
 
 py::ref arm(LoopCore& core, TimerHandle* handle) {
     py::ref owner = py::ref::adopt(handle->self());
+    core.check_closed();  // again, as in call_soon
     core.loop->arm(*handle, deadline_of(handle->when_seconds));
     Py_INCREF(handle->self());  // the heap's
     return owner;
@@ -143,6 +146,7 @@ py::ref add_watch(LoopCore& core, watch_map& watches, zloop::direction toward, c
     Handle* handle = new_handle(core, args.values[1], args.values + 2, static_cast<std::size_t>(args.count - 2),
                                 given.context);
     const py::ref owner = py::ref::adopt(handle->self());
+    core.check_closed();  // again, as in call_soon
     remove_watch(core, watches, descriptor);
     auto watch = std::make_unique<descriptor_watch>(core, descriptor, toward, handle);
     if (const auto error = core.loop->kernel().watch(*watch)) {
@@ -309,15 +313,13 @@ void loop_hooks::after_wait() noexcept {
 }
 
 zloop::time_point loop_hooks::now() noexcept {
-    if (!core.failed) {
-        const py::ref seconds = py::try_call_method(core.self(), core.state->str_time.get());
-        const double value = seconds ? PyFloat_AsDouble(seconds.get()) : -1.0;
-        if (!PyErr_Occurred()) {
-            return deadline_of(value);
-        }
+    const py::ref seconds = py::try_call_method(core.self(), core.state->str_time.get());
+    const double value = seconds ? PyFloat_AsDouble(seconds.get()) : -1.0;
+    if (PyErr_Occurred()) {
         core.fail();
+        return zloop::time_point{};
     }
-    return zloop::time_point{};
+    return deadline_of(value);
 }
 
 descriptor_watch::descriptor_watch(LoopCore& owner, int descriptor, zloop::direction way, Handle* registered) noexcept
@@ -348,7 +350,10 @@ callback_scope::~callback_scope() {
 }
 
 void LoopCore::fail() noexcept {
-    failed = true;
+    py::ref raised = py::take_error();
+    if (!failure) {  // the first one counts
+        failure = std::move(raised);
+    }
     loop->interrupt();
 }
 
@@ -393,7 +398,10 @@ void LoopCore::report_callback(PyObject* handle) noexcept {
 void LoopCore::schedule(PyObject* callback, std::initializer_list<PyObject*> args, PyObject* context) {
     check_closed();
     Handle* handle = new_handle(*this, callback, args.begin(), args.size(), context);
+    py::ref owner = py::ref::adopt(handle->self());
+    check_closed();  // again, as in call_soon
     loop->push(*handle);
+    static_cast<void>(owner.release());  // the queue's
 }
 
 // Scheduling.
@@ -478,7 +486,6 @@ py::ref LoopCore::time() {
 py::ref LoopCore::run_once() {
     check_closed();
     loop->begin_run();
-    failed = false;
     const at_exit show_to_collector{[this] {
         loop->take_inbox();
         for_each_queued(*this, [](zloop::op& node) {
@@ -489,8 +496,8 @@ py::ref LoopCore::run_once() {
     }};
     do {
         loop->run_once(stopping ? zloop::nanoseconds::zero() : zloop::loop::forever);
-        if (failed) {
-            failed = false;
+        if (failure) {
+            py::restore_error(std::exchange(failure, nullptr));
             throw py::error_set{};
         }
     } while (!stopping);

@@ -70,13 +70,13 @@ struct loop_core_fields {
     py::ref module;                     // keeps `state` alive
     py::ref task_factory;
     py::ref thread_id;  // an int, or None while the loop does not run
+    py::ref failure;    // an exception that leaves run_forever: _run_once raises it
 
     bool debug = false;
     bool closed = false;
     bool stopping = false;
     bool dropping = false;     // what is queued ends without calling Python
     bool in_callback = false;  // Python runs, called by the loop
-    bool failed = false;       // Python's error indicator is set, for _run_once to raise
     bool own_time = false;     // time() is overridden
 
     unsigned long thread = 0;  // that runs the loop, or 0
@@ -89,7 +89,8 @@ struct loop_core_fields {
     std::unordered_map<int, acceptor*> acceptors;  // each deletes itself once stopped
 
     using owned =
-        py::owned<&loop_core_fields::module, &loop_core_fields::task_factory, &loop_core_fields::thread_id>;
+        py::owned<&loop_core_fields::module, &loop_core_fields::task_factory, &loop_core_fields::thread_id,
+                  &loop_core_fields::failure>;
 };
 
 struct LoopCore : py::object, loop_core_fields {
@@ -140,7 +141,8 @@ struct LoopCore : py::object, loop_core_fields {
     template <class H>
     void run_handle(H& handle) noexcept;
 
-    /// Python's error indicator is set: ends the turn, _run_once raises it.
+    /// Takes the exception out of Python's error indicator and ends the turn; _run_once raises it. What
+    /// still runs until then may call Python: it finds the indicator clear.
     void fail() noexcept;
 
     /// Sees to an exception from `callback`, as asyncio.Handle._run does. The indicator is set.

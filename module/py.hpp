@@ -117,6 +117,16 @@ inline ref take_error() noexcept {
 #endif
 }
 
+/// Puts an exception that take_error() gave back into the indicator.
+inline void restore_error(ref error) noexcept {
+#if PY_VERSION_HEX >= 0x030C0000
+    PyErr_SetRaisedException(error.release());
+#else
+    PyObject* value = error.release();
+    PyErr_Restore(Py_NewRef(reinterpret_cast<PyObject*>(Py_TYPE(value))), value, PyException_GetTraceback(value));
+#endif
+}
+
 /// Whether the pending error has to leave run_forever() at once.
 inline bool error_is_fatal() noexcept {
     return PyErr_ExceptionMatches(PyExc_SystemExit) || PyErr_ExceptionMatches(PyExc_KeyboardInterrupt);

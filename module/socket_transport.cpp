@@ -414,10 +414,19 @@ py::ref SocketTransport::writelines(PyObject* list) {
     if (eof_written) {
         py::raise(PyExc_RuntimeError, "Cannot call writelines() after write_eof()");
     }
+    // All of them first: a bad part leaves nothing written.
     const py::ref parts = py::ref::steal(PySequence_List(list));
     for (Py_ssize_t index = 0; index < PyList_GET_SIZE(parts.get()); ++index) {
         PyObject* const part = PyList_GET_ITEM(parts.get(), index);
-        if (!write_bytes(PyBytes_Check(part) ? py::ref::borrow(part) : py::ref::steal(PyBytes_FromObject(part)))) {
+        if (!PyBytes_Check(part)) {
+            const py::ref view = py::ref::steal(PyMemoryView_FromObject(part));
+            if (PyList_SetItem(parts.get(), index, PyBytes_FromObject(view.get())) != 0 || PyErr_Occurred()) {
+                throw py::error_set{};
+            }
+        }
+    }
+    for (Py_ssize_t index = 0; index < PyList_GET_SIZE(parts.get()); ++index) {
+        if (!write_bytes(py::ref::borrow(PyList_GET_ITEM(parts.get(), index)))) {
             break;  // one lost write, however many parts
         }
     }
@@ -702,7 +711,7 @@ py::ref SocketTransport::call_connection_lost(PyObject* error) {
     detach_from_server();
     release_if_over();
     if (failure) {
-        PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(failure.get())), failure.get());
+        py::restore_error(std::move(failure));
         throw py::error_set{};
     }
     return py::none();
@@ -781,7 +790,7 @@ void SocketTransport::finalize() noexcept {
     if (lost || core == nullptr) {
         return;
     }
-    PyObject* pending = PyErr_Occurred() ? py::take_error().release() : nullptr;
+    py::ref pending = PyErr_Occurred() ? py::take_error() : nullptr;
     if (PyErr_ResourceWarning(self(), 1, "unclosed transport %R", self()) != 0) {
         PyErr_WriteUnraisable(self());
     }
@@ -796,9 +805,8 @@ void SocketTransport::finalize() noexcept {
         socket.close();
     }
     detach_from_server();
-    if (pending != nullptr) {
-        PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(pending)), pending);
-        Py_DECREF(pending);
+    if (pending) {
+        py::restore_error(std::move(pending));
     }
 }
 
@@ -836,7 +844,7 @@ py::ref SocketTransport::set_protocol(PyObject* given) {
 
 PyObject* SocketTransport::python_socket() {
     if (!sock) {
-        const bool alive = static_cast<bool>(socket);
+        const bool alive = socket || (orphaned && !lost);
         const py::ref no_arguments = py::ref::steal(PyTuple_New(0));
         const py::ref keywords = py::ref::steal(alive ? Py_BuildValue("{s:i}", "fileno", fd) : PyDict_New());
         py::ref fresh =
@@ -988,6 +996,7 @@ void add_socket_transport_type(PyObject* module, module_state& state) {
     static PyGetSetDef properties[] = {
         py::property<&SocketTransport::get_fd>("_sock_fd", "The descriptor's number, also once it is closed."),
         py::property<&SocketTransport::get_loop>("_loop", "The loop."),
+        {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, "Attributes of its user.", nullptr},
         {},
     };
     static PyMemberDef members[] = {

@@ -147,7 +147,9 @@ private:
     void begin(PyObject* protocol, PyObject* server, PyObject* waiter);
     void set_protocol_of(PyObject* protocol);
 
-    bool wants_to_read() const noexcept { return made && !closing && !paused && !at_eof && !orphaned; }
+    bool wants_to_read() const noexcept {
+        return made && !closing && !paused && !at_eof && !orphaned && !core->dropping;
+    }
     void start_reading() noexcept;
     void stop_reading() noexcept;
     fiber read_loop(zloop::loop& on, fiber::place& kept);

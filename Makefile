@@ -1,0 +1,80 @@
+# What a person types. PYTHON=python3.13 make test takes another interpreter.
+# All that is made lies in .venv/ and build/, apart for each version of Python.
+
+PYTHON ?= python3
+ADDRESS ?= 127.0.0.1
+PORT ?= 8000
+
+version := $(shell $(PYTHON) -c 'import platform, sys; print(platform.python_version() + sys.abiflags)')
+venv := .venv/$(version)
+bench := $(venv)-bench
+wheels := build/wheel-$(version)
+export PATH := $(CURDIR)/$(venv)/bin:$(PATH)
+
+sources := $(wildcard include/zloop/*.hpp module/* zloop/*.py zloop/*.pyi) zloop/meson.build \
+	zloop/py.typed meson.build meson.options LICENSE README.md
+cpp := $(wildcard include/zloop/*.hpp module/*.[ch]pp tests/cpp/*.[ch]pp tests/cpp/pch/*.hpp examples/cpp/*.cpp)
+
+.PHONY: help
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*  ## /  make \1	/p' Makefile
+
+.PHONY: run
+run: $(venv)/zloop  ## serve examples/python/hello_asgi.py with uvicorn; Ctrl-C ends it
+	@tools/serve $(ADDRESS) $(PORT)
+
+.PHONY: test
+test: $(venv)/zloop  ## everything that can be checked: C++, Python, conformance
+	@tools/test $(wheels)
+
+.PHONY: conformance
+conformance: $(venv)/zloop  ## the suites of CPython and of uvicorn, on zloop
+	@tools/test $(wheels) cpython uvicorn
+
+.PHONY: bench
+bench: $(bench)/zloop  ## zloop beside its peers and a raw epoll server: about 40 minutes
+	$(bench)/bin/python bench/run.py --json build/bench/run.json --png build/bench/run.png
+	$(bench)/bin/python bench/memory.py
+	$(bench)/bin/python bench/leak.py --loop zloop
+	$(bench)/bin/python bench/idle.py --loop zloop
+
+.PHONY: lint
+lint: $(venv)/zloop  ## spacing, habits, types
+	ruff check
+	ruff format --check
+	clang-format --dry-run --Werror $(cpp)
+	stubtest --mypy-config-file pyproject.toml zloop
+
+.PHONY: format
+format: $(venv)/requirements  ## settle the spacing
+	ruff check --fix-only
+	ruff format
+	clang-format -i $(cpp)
+
+.PHONY: docs
+docs: $(venv)/zloop  ## check the pages: links, snippets, every header in the reference
+	pytest -q tests/python/test_docs.py
+
+.PHONY: clean
+clean:  ## forget all that was made
+	rm -rf build .venv
+
+# The environment: pinned tools, then zloop itself as a wheel. The build directory stays, so a change
+# compiles what it touches; without one, neither of these has anything to do.
+
+$(venv)/requirements: pyproject.toml tools/setup
+	@tools/setup $(PYTHON) $(venv)
+	@touch $@
+
+$(venv)/zloop: $(venv)/requirements $(sources)
+	@rm -rf $(wheels)
+	pip wheel -q --no-build-isolation --no-deps -Cbuild-dir=build/module-$(version) -w $(wheels) .
+	pip install -q --no-deps --force-reinstall $(wheels)/*.whl
+	@touch $@
+
+# The peers have an environment of their own: with uvloop in it, uvicorn would choose otherwise.
+$(bench)/zloop: $(venv)/zloop bench/requirements.txt
+	[ -e $(bench) ] || $(PYTHON) -m venv $(bench)
+	$(bench)/bin/python bench/peers.py
+	$(bench)/bin/python -m pip install -q --no-deps --force-reinstall $(wheels)/*.whl
+	@touch $@

@@ -1,0 +1,94 @@
+#include <zloop/error.hpp>
+
+#include <memory>
+
+#include "catch.hpp"
+
+using namespace zloop;
+
+TEST_CASE("a result holds a value", "[error]") {
+    result<int> made = 7;
+
+    CHECK(made);
+    CHECK(!made.error());
+    CHECK(made.value() == 7);
+    CHECK(*made == 7);
+}
+
+TEST_CASE("a result holds an error, and its value is the default", "[error]") {
+    result<int> made = std::errc::connection_reset;
+
+    CHECK(!made);
+    CHECK(made.error() == std::errc::connection_reset);
+    CHECK(*made == 0);
+}
+
+TEST_CASE("value() throws what went wrong", "[error]") {
+    const result<int> failed = system_error_code(ECONNREFUSED);
+
+    CHECK_THROWS_AS(failed.value(), std::system_error);
+    try {
+        failed.value();
+    } catch (const std::system_error& error) {
+        CHECK(error.code() == std::errc::connection_refused);
+        CHECK(error.code().value() == ECONNREFUSED);
+    }
+    CHECK_THROWS_AS(result<void>(std::errc::timed_out).value(), std::system_error);
+    CHECK_NOTHROW(result<void>().value());
+}
+
+TEST_CASE("a result comes apart into error and value", "[error]") {
+    auto [error, value] = result<std::string>("text");
+    CHECK(!error);
+    CHECK(value == "text");
+
+    const auto [failure, nothing] = result<std::string>(errc::end_of_stream);
+    CHECK(failure == errc::end_of_stream);
+    CHECK(nothing.empty());
+
+    result<int> whole = 1;
+    auto& [whole_error, part] = whole;
+    part = 2;
+    CHECK(!whole_error);
+    CHECK(*whole == 2);
+
+    const result<int>& fixed = whole;
+    const auto& [fixed_error, fixed_part] = fixed;
+    CHECK(!fixed_error);
+    CHECK(&fixed_part == &*fixed);
+}
+
+TEST_CASE("a result of what only moves is moved apart", "[error]") {
+    auto [error, owner] = result<std::unique_ptr<int>>(std::make_unique<int>(5));
+    CHECK(!error);
+    REQUIRE(owner);
+    CHECK(*owner == 5);
+
+    const std::unique_ptr<int> taken = result<std::unique_ptr<int>>(std::make_unique<int>(6)).value();
+    CHECK(*taken == 6);
+}
+
+TEST_CASE("a result is reached through as a pointer is", "[error]") {
+    const result<std::string> made = std::string("four");
+
+    CHECK(made->size() == 4);
+    CHECK((*made)[0] == 'f');
+}
+
+TEST_CASE("kernel errors compare as errno does", "[error]") {
+    CHECK(system_error_code(ECANCELED) == std::errc::operation_canceled);
+    CHECK(system_error_code(EAGAIN) == std::errc::resource_unavailable_try_again);
+    CHECK(!system_error_code(0));
+}
+
+TEST_CASE("our own errors have a category, a name and words", "[error]") {
+    const std::error_code ended = errc::end_of_stream;
+
+    CHECK(ended.category() == category());
+    CHECK(std::string(ended.category().name()) == "zloop");
+    CHECK(ended.message() == "end of stream");
+    CHECK(std::error_code(errc::limit_exceeded).message() == "limit exceeded");
+    CHECK(std::error_code(99, category()).message() == "unknown zloop error");
+    CHECK(ended != errc::limit_exceeded);
+    CHECK(ended != system_error_code(1));
+}

@@ -1,0 +1,195 @@
+#include <zloop/job.hpp>
+
+#include <string>
+#include <vector>
+
+#include <zloop/sleep.hpp>
+#include <zloop/testing.hpp>
+
+#include "catch.hpp"
+#include "support.hpp"
+
+using namespace zloop;
+using namespace support;
+using zloop::testing::virtual_loop;
+
+TEST_CASE("a job runs beside its caller, from the next turn on", "[job]") {
+    virtual_loop on;
+    bool began = false;
+    auto work = [&]() -> task<int> {
+        began = true;
+        co_await sleep_for(1s);
+        co_return 5;
+    };
+    job<int> running(on, work());
+    CHECK(!began);
+    CHECK(!running.done());
+
+    on.settle();
+    CHECK(began);
+    CHECK(!running.done());
+
+    CHECK(on.join(running) == 5);
+    CHECK(running.done());
+    CHECK(on.elapsed() == 1s);
+}
+
+TEST_CASE("jobs run at the same time", "[job]") {
+    virtual_loop on;
+    auto work = []() -> task<result<void>> { co_return co_await sleep_for(1s); };
+    auto first = on.start(work());
+    auto second = on.start(work());
+
+    CHECK(on.join(first));
+    CHECK(on.join(second));
+    CHECK(on.elapsed() == 1s);
+}
+
+TEST_CASE("a job throws what its task threw", "[job]") {
+    virtual_loop on;
+    auto fails = []() -> task<> {
+        co_await next_turn();
+        throw std::runtime_error("told");
+    };
+    auto running = on.start(fails());
+
+    CHECK_THROWS_AS(on.join(running), std::runtime_error);
+}
+
+TEST_CASE("a cancelled job's wait ends with operation_canceled", "[job]") {
+    virtual_loop on;
+    auto work = []() -> task<std::error_code> { co_return (co_await sleep_for(1h)).error(); };
+    auto running = on.start(work());
+    on.advance(1s);
+
+    running.cancel();
+    CHECK(!running.done());  // never inline
+
+    CHECK(on.join(running) == std::errc::operation_canceled);
+    CHECK(on.elapsed() == 1s);
+}
+
+TEST_CASE("a job that is cancelled before it began runs to its first wait", "[job]") {
+    virtual_loop on;
+    auto work = []() -> task<std::error_code> { co_return (co_await sleep_for(1h)).error(); };
+    auto running = on.start(work());
+
+    running.cancel();
+
+    CHECK(on.join(running) == std::errc::operation_canceled);
+    CHECK(on.elapsed() == 0s);
+}
+
+TEST_CASE("a job below a scope is cancelled with it", "[job]") {
+    virtual_loop on;
+    scope group(&on.root_scope());
+    auto work = []() -> task<std::error_code> { co_return (co_await sleep_for(1h)).error(); };
+    job<std::error_code> inside(on, group, work());
+    job<std::error_code> outside(on, work());
+    on.settle();
+
+    group.cancel();
+
+    CHECK(on.join(inside) == std::errc::operation_canceled);
+    CHECK(!outside.done());
+    outside.cancel();
+    on.join(outside);
+}
+
+TEST_CASE("the waiter of a job is queued when it is done", "[job]") {
+    virtual_loop on;
+    int notified = 0;
+    callback waiter([&] { ++notified; });
+    auto work = []() -> task<> { co_await next_turn(); };
+    auto running = on.start(work());
+    running.notify(waiter);
+
+    on.join(running);
+    CHECK(notified == 0);  // queued, not called
+    on.settle();
+    CHECK(notified == 1);
+}
+
+TEST_CASE("a spawned task ends by itself and leaves nothing", "[job]") {
+    virtual_loop on;
+    int ended = 0;
+    auto work = [&]() -> task<> {
+        co_await sleep_for(1s);
+        ++ended;
+    };
+    spawn(on, work());
+    spawn(on, work());
+
+    on.advance(2s);
+    CHECK(ended == 2);
+}
+
+namespace {
+
+std::vector<std::string> reported;
+
+}  // namespace
+
+TEST_CASE("a spawned task's exception reaches the failure hook", "[job]") {
+    virtual_loop on;
+    reported.clear();
+    on.use_failure_hook([](std::exception_ptr failure) {
+        try {
+            std::rethrow_exception(failure);
+        } catch (const std::exception& error) {
+            reported.push_back(error.what());
+        }
+    });
+    auto fails = []() -> task<> {
+        co_await next_turn();
+        throw std::runtime_error("nobody waits");
+    };
+    spawn(on, fails());
+
+    on.settle();
+
+    CHECK(reported == std::vector<std::string>{"nobody waits"});
+}
+
+TEST_CASE("run gives the result and leaves the loop usable", "[job]") {
+    virtual_loop on;
+    auto number = []() -> task<int> { co_return 1; };
+    auto fails = []() -> task<> {
+        throw 1;
+        co_return;
+    };
+
+    CHECK(run(on, number()) == 1);
+    CHECK_THROWS_AS(run(on, fails()), int);
+    CHECK(run(on, number()) == 1);
+}
+
+TEST_CASE("run without a loop makes one, and ends what was spawned on it", "[job]") {
+    bool ended = false;
+    auto background = [&]() -> task<> {
+        const auto outcome = co_await sleep_for(1h);
+        ended = outcome.error() == std::errc::operation_canceled;
+    };
+    auto work = [&]() -> task<int> {
+        const context here = co_await current_context();
+        spawn(*here.on, background());
+        co_await next_turn();
+        co_return 7;
+    };
+
+    CHECK(run(work()) == 7);
+    CHECK(ended);
+}
+
+TEST_CASE("when the loop cannot wait, run ends the task and throws", "[job]") {
+    virtual_loop on;  // fails instead of waiting for ever
+    const int peer = on.kernel().open();
+    std::error_code outcome;
+    auto work = [&]() -> task<> {
+        auto socket = stream::adopt(on, fd(peer)).value();
+        outcome = (co_await socket.receive()).error();
+    };
+
+    CHECK_THROWS_AS(run(on, work()), std::system_error);
+    CHECK(outcome == std::errc::operation_canceled);
+}

@@ -1,0 +1,597 @@
+#include <zloop/loop.hpp>
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include <sys/wait.h>
+
+#include <zloop/testing.hpp>
+
+#include "catch.hpp"
+#include "support.hpp"
+
+using namespace zloop;
+using namespace support;
+using zloop::testing::virtual_loop;
+
+namespace {
+
+// A kernel in which nothing happens, and that counts what it is asked.
+class idle_backend final : public backend {
+public:
+    std::vector<nanoseconds> waits;
+    int wakes = 0;
+    std::error_code failure;
+
+    std::string_view name() const noexcept override { return "idle"; }
+    int native_handle() const noexcept override { return -1; }
+    std::error_code attach(int) noexcept override { return {}; }
+    void release(int) noexcept override {}
+    void close(int) noexcept override {}
+    bool start(io_op&) noexcept override { return false; }
+    void cancel(io_op&) noexcept override {}
+    std::error_code watch(watcher&) noexcept override { return {}; }
+    void unwatch(watcher&) noexcept override {}
+    std::error_code wait(nanoseconds timeout) noexcept override {
+        waits.push_back(timeout);
+        return std::exchange(failure, {});
+    }
+    void wake() noexcept override { ++wakes; }
+};
+
+struct idle_loop : loop {
+    idle_loop() : loop(std::make_unique<idle_backend>()) {}
+    idle_backend& kernel() { return static_cast<idle_backend&>(loop::kernel()); }
+};
+
+struct fixed_clock : clock_source {
+    time_point time{};
+    std::function<void()> when_asked = [] {};
+    time_point now() noexcept override {
+        when_asked();
+        return time;
+    }
+};
+
+}  // namespace
+
+TEST_CASE("ops run in the order in which they were pushed", "[loop]") {
+    virtual_loop on;
+    std::vector<int> seen;
+    callback first([&] { seen.push_back(1); }), second([&] { seen.push_back(2); }), third([&] { seen.push_back(3); });
+    on.push(first);
+    on.push(second);
+    on.push(third);
+
+    on.run_once(0ns);
+
+    CHECK(seen == std::vector{1, 2, 3});
+}
+
+TEST_CASE("what a turn's ops push waits for the next turn", "[loop]") {
+    virtual_loop on;
+    std::vector<std::string> seen;
+    callback next([&] { seen.push_back("next"); });
+    callback first([&] {
+        seen.push_back("first");
+        on.push(next);
+    });
+    callback second([&] { seen.push_back("second"); });
+    on.push(first);
+    on.push(second);
+
+    on.run_once(0ns);
+    CHECK(seen == std::vector<std::string>{"first", "second"});
+    CHECK(on.ready().front() == &next);
+
+    on.run_once(0ns);
+    CHECK(seen == std::vector<std::string>{"first", "second", "next"});
+}
+
+TEST_CASE("an op that pushes itself runs once a turn", "[loop]") {
+    virtual_loop on;
+    int runs = 0;
+    std::optional<callback> again;
+    again.emplace([&] {
+        if (++runs < 10) {
+            on.push(*again);
+        }
+    });
+    on.push(*again);
+
+    for (int turn = 1; turn <= 10; ++turn) {
+        on.run_once(0ns);
+        CHECK(runs == turn);
+    }
+    CHECK(on.ready().empty());
+}
+
+TEST_CASE("a turn runs what was ready, then what the kernel has, then what is due", "[loop]") {
+    virtual_loop on;
+    std::vector<std::string> seen;
+    lookout readable(7, direction::read, [&] { seen.push_back("kernel"); });
+    delayed due([&] { seen.push_back("timer"); });
+    callback ready([&] { seen.push_back("ready"); });
+    on.begin_run();
+    REQUIRE(!on.kernel().watch(readable));
+    on.kernel().after(0ns, [&] { on.kernel().make_ready(7, direction::read); });
+    on.arm(due, on.now());
+    on.push(ready);
+
+    on.run_once(0ns);
+
+    CHECK(seen == std::vector<std::string>{"ready", "kernel", "timer"});
+    on.kernel().unwatch(readable);
+}
+
+TEST_CASE("timers run by deadline, ties in the order of arming", "[loop]") {
+    virtual_loop on;
+    std::vector<int> seen;
+    delayed third([&] { seen.push_back(3); }), first([&] { seen.push_back(1); }), second([&] { seen.push_back(2); });
+    on.arm(third, on.now() + 2s);
+    on.arm(first, on.now() + 1s);
+    on.arm(second, on.now() + 1s);
+
+    on.advance(3s);
+
+    CHECK(seen == std::vector{1, 2, 3});
+    CHECK(on.timers().empty());
+}
+
+TEST_CASE("a disarmed timer does not run and does not wake the loop", "[loop]") {
+    virtual_loop on;
+    int runs = 0;
+    delayed never([&] { ++runs; });
+    on.arm(never, on.now() + 1s);
+
+    on.disarm(never);
+    const auto waits = on.stats().waits;
+    on.advance(5s);
+
+    CHECK(runs == 0);
+    CHECK(on.timers().empty());
+    CHECK(on.stats().waits == waits + 1);
+}
+
+TEST_CASE("no timer runs early on the real clock", "[loop]") {
+    loop on;
+    for (const nanoseconds delay : {0ns, 1ns, 999ns, 1'000ns, 130'001ns, 999'999ns, 1'000'001ns, 2'500'000ns}) {
+        std::optional<time_point> fired;
+        delayed due([&] { fired = on.now(); });
+        const time_point deadline = on.now() + delay;
+        on.arm(due, deadline);
+        while (!fired) {
+            on.run_once();
+        }
+        CHECK(*fired >= deadline);
+    }
+}
+
+TEST_CASE("a timer below a millisecond does not wait for one", "[loop]") {
+    loop on;
+    auto best = nanoseconds::max();
+    for (int round = 0; round < 20; ++round) {
+        bool fired = false;
+        delayed due([&] { fired = true; });
+        const time_point begin = on.now();
+        on.arm(due, begin + 50us);
+        while (!fired) {
+            on.run_once();
+        }
+        best = std::min(best, nanoseconds(on.now() - begin));
+    }
+    CHECK(best < 900us);
+}
+
+TEST_CASE("run_once sleeps until its limit, the next timer, or without end", "[loop]") {
+    idle_loop on;
+    fixed_clock clock;
+    on.use_clock(&clock);
+    delayed due([] {}), never([] {});
+    auto& waits = on.kernel().waits;
+
+    on.run_once();
+    CHECK(waits.back() < 0ns);
+    on.run_once(5s);
+    CHECK(waits.back() == 5s);
+    on.arm(never, time_point::max());
+    on.run_once();
+    CHECK(waits.back() < 0ns);
+    on.arm(due, clock.time + 3s);
+    on.run_once(5s);
+    CHECK(waits.back() == 3s);
+    on.run_once(2s);
+    CHECK(waits.back() == 2s);
+    on.run_once();
+    CHECK(waits.back() == 3s);
+    on.run_once(0ns);
+    CHECK(waits.back() == 0ns);
+    clock.time += 4s;
+    on.run_once();
+    CHECK(waits.back() == 0ns);
+    CHECK(!due.armed());
+
+    on.disarm(never);
+}
+
+TEST_CASE("a busy loop asks the kernel every 17th turn", "[loop]") {
+    idle_loop on;
+    fixed_clock clock;
+    on.use_clock(&clock);
+    std::optional<callback> busy;
+    busy.emplace([&] { on.push(*busy); });
+    on.push(*busy);
+
+    on.begin_run();
+    on.run_once();
+    CHECK(on.kernel().waits.size() == 1);
+    for (int turn = 0; turn < 16; ++turn) {
+        on.run_once();
+    }
+    CHECK(on.kernel().waits.size() == 1);
+    on.run_once();
+    CHECK(on.kernel().waits.size() == 2);
+
+    for (int turn = 0; turn < 170; ++turn) {
+        on.run_once();
+    }
+    CHECK(on.kernel().waits.size() == 12);
+    CHECK(std::count(on.kernel().waits.begin(), on.kernel().waits.end(), 0ns) == 12);
+
+    busy.emplace([] {});
+    on.shut_down();
+}
+
+TEST_CASE("a busy loop asks the kernel after 100 microseconds", "[loop]") {
+    idle_loop on;
+    fixed_clock clock;
+    on.use_clock(&clock);
+    std::optional<callback> busy;
+    busy.emplace([&] {
+        clock.time += 50us;
+        on.push(*busy);
+    });
+    on.push(*busy);
+    on.begin_run();
+    on.run_once();
+
+    for (int turn = 0; turn < 30; ++turn) {
+        on.run_once();
+    }
+
+    CHECK(on.kernel().waits.size() == 11);  // the first, and then every third turn
+    busy.emplace([] {});
+    on.shut_down();
+}
+
+TEST_CASE("a busy loop still sees the kernel's events", "[loop]") {
+    loop on;
+    int ends[2];
+    REQUIRE(::pipe2(ends, O_NONBLOCK | O_CLOEXEC) == 0);
+    const fd out(ends[0]), in(ends[1]);
+    bool seen = false;
+    lookout readable(out.get(), direction::read, [&] { seen = true; });
+    std::optional<callback> busy;
+    busy.emplace([&] {
+        if (!seen) {
+            on.push(*busy);
+        }
+    });
+    REQUIRE(!on.kernel().watch(readable));
+    on.push(*busy);
+    on.run_once();
+    REQUIRE(::write(in.get(), "x", 1) == 1);
+
+    int turns = 0;
+    while (!seen && turns < 100) {
+        on.run_once();
+        ++turns;
+    }
+
+    CHECK(seen);
+    CHECK(turns <= 17);
+    on.kernel().unwatch(readable);
+    on.shut_down();
+}
+
+TEST_CASE("a posted op runs, after what was queued before", "[loop]") {
+    virtual_loop on;
+    std::vector<int> seen;
+    callback posted([&] { seen.push_back(2); }), pushed([&] { seen.push_back(1); });
+    on.push(pushed);
+    on.post(posted);
+
+    on.run_once(0ns);
+
+    CHECK(seen == std::vector{1, 2});
+}
+
+TEST_CASE("post wakes a loop that sleeps, and no other", "[loop]") {
+    idle_loop on;
+    callback posted([] {});
+
+    on.post(posted);
+    CHECK(on.kernel().wakes == 0);
+    on.run_once();
+
+    CHECK(on.kernel().waits == std::vector{0ns});  // what is posted is ready: nothing to wait for
+}
+
+TEST_CASE("ops posted by many threads all run, each thread's in order", "[loop]") {
+    constexpr int threads = 4, each = 2'000;
+    loop on;
+    int runs = 0;
+    int out_of_order = 0;
+    std::vector<int> last(threads, -1);
+    std::vector<std::unique_ptr<callback>> ops;
+    for (int index = 0; index < threads * each; ++index) {
+        ops.push_back(std::make_unique<callback>([&, index] {
+            ++runs;
+            int& previous = last[static_cast<std::size_t>(index / each)];
+            out_of_order += index % each != previous + 1;
+            previous = index % each;
+        }));
+    }
+    std::vector<std::thread> posters;
+    for (int thread = 0; thread < threads; ++thread) {
+        posters.emplace_back([&, thread] {
+            for (int index = 0; index < each; ++index) {
+                on.post(*ops[static_cast<std::size_t>(thread * each + index)]);
+            }
+        });
+    }
+
+    while (runs < threads * each) {
+        on.run_once();
+    }
+
+    for (std::thread& thread : posters) {
+        thread.join();
+    }
+    CHECK(out_of_order == 0);
+}
+
+TEST_CASE("no wake is lost between a loop that falls asleep and a thread that posts", "[loop]") {
+    loop on;
+    std::atomic<int> asked = 0;
+    int answered = 0;
+    callback ping([&] { asked = ++answered; });
+    std::thread poster([&] {
+        for (int round = 0; round < 5'000; ++round) {
+            on.post(ping);
+            while (asked.load() <= round) {
+                std::this_thread::yield();
+            }
+        }
+    });
+
+    while (answered < 5'000) {
+        on.run_once();  // without a limit: a lost wake would hang
+    }
+    poster.join();
+    CHECK(answered == 5'000);
+}
+
+TEST_CASE("a loop may end by the op that a thread is still posting", "[loop]") {
+    for (int round = 0; round < 300; ++round) {
+        auto on = std::make_unique<loop>();
+        callback last([&] { on->stop(); });
+        std::thread poster([&, to = on.get()] { to->post(last); });
+        on->run();
+        on.reset();
+        poster.join();
+    }
+    SUCCEED("the sanitizers saw nothing");
+}
+
+namespace {
+
+struct counting_hook : wait_hook {
+    int before = 0, after = 0;
+    void before_wait() noexcept override { ++before; }
+    void after_wait() noexcept override { ++after; }
+};
+
+}  // namespace
+
+TEST_CASE("the wait hook is called around a wait that blocks, and no other", "[loop]") {
+    idle_loop on;
+    fixed_clock clock;
+    counting_hook hook;
+    callback ready([] {});
+    on.use_clock(&clock);
+    on.use_wait_hook(&hook);
+
+    on.run_once(0ns);
+    on.push(ready);
+    on.run_once();
+    on.post(ready);
+    on.run_once();
+    CHECK(hook.before == 0);
+
+    on.run_once(1s);
+    CHECK(hook.before == 1);
+    CHECK(hook.after == 1);
+
+    // Posted at the last moment, when the loop has already decided to sleep.
+    bool posted = false;
+    clock.when_asked = [&] {
+        if (!std::exchange(posted, true)) {
+            on.post(ready);
+        }
+    };
+    const auto turns = on.stats().turns;
+    on.run_once(1s);
+    CHECK(posted);
+    CHECK(hook.before == 1);
+    CHECK(on.stats().turns == turns + 1);
+    CHECK(on.stats().waits == 1);
+    CHECK(on.kernel().waits.back() == 0ns);
+}
+
+TEST_CASE("interrupt leaves the rest of the turn queued, in order", "[loop]") {
+    virtual_loop on;
+    std::vector<int> seen;
+    callback first([&] { seen.push_back(1); });
+    callback second([&] {
+        seen.push_back(2);
+        on.push(first);
+        on.interrupt();
+    });
+    callback third([&] { seen.push_back(3); }), fourth([&] { seen.push_back(4); });
+    for (op* each : std::initializer_list<op*>{&first, &second, &third, &fourth}) {
+        on.push(*each);
+    }
+
+    on.run_once(0ns);
+    CHECK(seen == std::vector{1, 2});
+
+    on.run_once(0ns);
+    CHECK(seen == std::vector{1, 2, 3, 4, 1});
+}
+
+TEST_CASE("stop finishes the turn and starts no other", "[loop]") {
+    virtual_loop on;
+    std::vector<std::string> seen;
+    callback next([&] { seen.push_back("next turn"); });
+    callback stops([&] {
+        on.stop();
+        on.push(next);
+    });
+    callback rest([&] { seen.push_back("this turn"); });
+    on.push(stops);
+    on.push(rest);
+
+    on.run();
+
+    CHECK(seen == std::vector<std::string>{"this turn"});
+    CHECK(on.ready().front() == &next);
+    on.shut_down();
+}
+
+TEST_CASE("a wait that fails throws, and what was ready stays so", "[loop]") {
+    idle_loop on;
+    callback ready([] {});
+    on.push(ready);
+    on.begin_run();
+    on.kernel().failure = system_error_code(ENOMEM);
+
+    CHECK_THROWS_AS(on.run_once(), std::system_error);
+    CHECK(on.ready().front() == &ready);
+    CHECK_NOTHROW(on.run_once());
+    CHECK(on.ready().empty());
+}
+
+TEST_CASE("the loop counts turns, ops, polls and waits", "[loop]") {
+    virtual_loop on;
+    callback ready([] {});
+    on.begin_run();
+    on.push(ready);
+    on.run_once();
+    on.run_once(1s);
+
+    CHECK(on.stats().turns == 2);
+    CHECK(on.stats().ops == 1);
+    CHECK(on.stats().polls == 2);
+    CHECK(on.stats().waits == 1);
+}
+
+TEST_CASE("a loop that ends cancels what runs and waits for its end", "[loop]") {
+    std::vector<std::string> seen;
+    {
+        virtual_loop on;
+        const int peer = on.kernel().open();
+        auto sleeps = [&](std::string name) -> task<> {
+            const auto outcome = co_await sleep_for(1h);
+            seen.push_back(name + (outcome.error() == std::errc::operation_canceled ? " canceled" : "?"));
+            co_await next_turn();  // the end takes some turns
+            seen.push_back(name + " ended");
+        };
+        auto receives = [&]() -> task<> {
+            auto socket = stream::adopt(on, fd(peer)).value();
+            const auto outcome = co_await socket.receive();
+            seen.push_back(outcome.error() == std::errc::operation_canceled ? "receive canceled" : "?");
+        };
+        spawn(on, sleeps("sleep"));
+        spawn(on, receives());
+        on.settle();
+        spawn(on, sleeps("unborn"));
+    }
+    std::sort(seen.begin(), seen.end());
+    CHECK(seen == std::vector<std::string>{"receive canceled", "sleep canceled", "sleep ended", "unborn canceled",
+                                           "unborn ended"});
+}
+
+TEST_CASE("what tasks start while the loop ends is ended too", "[loop]") {
+    int ended = 0;
+    {
+        virtual_loop on;
+        auto late = [&]() -> task<> {
+            const auto outcome = co_await sleep_for(1h);
+            ended += outcome.error() == std::errc::operation_canceled;
+        };
+        auto parent = [&]() -> task<> {
+            const auto outcome = co_await sleep_for(1h);
+            ended += outcome.error() == std::errc::operation_canceled;
+            spawn(on, late());
+        };
+        spawn(on, parent());
+        on.settle();
+    }
+    CHECK(ended == 2);
+}
+
+namespace {
+
+/// Runs `work` in a forked child; whether it returned true.
+template <class F>
+bool true_in_child(F&& work) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+        bool good = false;
+        try {
+            good = work();
+        } catch (...) {
+        }
+        ::_exit(good ? 0 : 1);
+    }
+    int status = -1;
+    ::waitpid(child, &status, 0);
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+}  // namespace
+
+TEST_CASE("a loop refuses to run in a fork of its process, and still runs in its own", "[loop]") {
+    loop on;
+    auto work = []() -> task<int> { co_return 5; };
+
+    CHECK(true_in_child([&] {
+        int refusals = 0;
+        try {
+            on.run_once(0ns);
+        } catch (const std::logic_error&) {
+            ++refusals;
+        }
+        try {
+            run(on, work());
+        } catch (const std::logic_error&) {
+            ++refusals;
+        }
+        return refusals == 2;
+    }));
+    CHECK(run(on, work()) == 5);
+}
+
+TEST_CASE("a fork makes loops of its own, and so does its fork", "[loop]") {
+    loop on;
+    auto work = []() -> task<int> {
+        co_await next_turn();
+        co_return 5;
+    };
+
+    CHECK(true_in_child([&] { return run(work()) == 5 && true_in_child([&] { return run(work()) == 5; }); }));
+}

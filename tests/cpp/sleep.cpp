@@ -1,0 +1,157 @@
+#include <zloop/sleep.hpp>
+
+#include <string>
+#include <vector>
+
+#include <zloop/testing.hpp>
+
+#include "catch.hpp"
+
+using namespace zloop;
+using namespace std::chrono_literals;
+using zloop::testing::virtual_loop;
+
+namespace {
+
+task<result<void>> nap_for(nanoseconds duration) { co_return co_await sleep_for(duration); }
+task<result<void>> nap_until(time_point deadline) { co_return co_await sleep_until(deadline); }
+
+}  // namespace
+
+TEST_CASE("a sleep ends at its deadline and not before", "[sleep]") {
+    virtual_loop on;
+    auto sleeping = on.start(nap_for(1h));
+
+    on.advance(1h - 1ns);
+    CHECK(!sleeping.done());
+
+    on.advance(1ns);
+    CHECK(sleeping.done());
+    CHECK(sleeping.take());
+}
+
+TEST_CASE("sleep_until takes a moment of the loop's clock", "[sleep]") {
+    virtual_loop on;
+    on.advance(5s);
+    auto sleeping = on.start(nap_until(on.now() + 3s));
+
+    CHECK(on.join(sleeping));
+    CHECK(on.elapsed() == 8s);
+}
+
+TEST_CASE("a sleep that is over takes a turn all the same", "[sleep]") {
+    virtual_loop on;
+    on.advance(5s);
+    const nanoseconds duration = GENERATE(as<nanoseconds>(), 0ns, -1h, nanoseconds::min());
+    std::vector<std::string> seen;
+    auto sleeps = [&]() -> task<> {
+        seen.push_back("sleeps");
+        const auto outcome = co_await sleep_for(duration);
+        seen.push_back(outcome ? "slept" : "failed");
+    };
+    auto other = [&]() -> task<> {
+        seen.push_back("other");
+        co_return;
+    };
+    auto first = on.start(sleeps());
+    auto second = on.start(other());
+
+    on.join(first);
+    on.join(second);
+
+    CHECK(seen == std::vector<std::string>{"sleeps", "other", "slept"});
+    CHECK(on.elapsed() == 5s);
+}
+
+TEST_CASE("sleeps with one deadline end in the order in which they began", "[sleep]") {
+    virtual_loop on;
+    std::vector<int> seen;
+    auto sleeps = [&](int number) -> task<> {
+        const auto outcome = co_await sleep_for(1s);
+        CHECK(outcome);
+        seen.push_back(number);
+    };
+    for (int number = 0; number < 5; ++number) {
+        spawn(on, sleeps(number));
+    }
+
+    on.advance(1s);
+
+    CHECK(seen == std::vector{0, 1, 2, 3, 4});
+}
+
+TEST_CASE("a cancelled sleep ends at once and leaves no timer", "[sleep]") {
+    virtual_loop on;
+    auto sleeping = on.start(nap_for(1h));
+    on.advance(10min);
+
+    sleeping.cancel();
+    CHECK(on.timers().empty());
+
+    CHECK(on.join(sleeping).error() == std::errc::operation_canceled);
+    CHECK(on.elapsed() == 10min);
+}
+
+TEST_CASE("a sleep in a cancelled scope does not begin", "[sleep]") {
+    virtual_loop on;
+    int ended = 0;
+    auto work = [&]() -> task<> {
+        for (int round = 0; round < 3; ++round) {
+            const auto outcome = co_await sleep_for(1h);
+            ended += outcome.error() == std::errc::operation_canceled;
+        }
+    };
+    auto sleeping = on.start(work());
+    sleeping.cancel();
+
+    on.join(sleeping);
+
+    CHECK(ended == 3);
+    CHECK(on.elapsed() == 0s);
+}
+
+TEST_CASE("a sleep that is due wins over a cancel", "[sleep]") {
+    virtual_loop on;
+    job<result<void>>* late = nullptr;
+    auto cancels = [&]() -> task<> {
+        const auto outcome = co_await sleep_for(1s);
+        CHECK(outcome);
+        late->cancel();  // due in this very turn, and queued behind us
+    };
+    auto canceller = on.start(cancels());
+    auto sleeping = on.start(nap_for(1s));
+    late = &sleeping;
+
+    on.join(canceller);
+
+    CHECK(on.join(sleeping));
+}
+
+TEST_CASE("a sleep without end does not overflow", "[sleep]") {
+    virtual_loop on;
+    on.advance(1s);
+    auto sleeping = on.start(nap_for(nanoseconds::max()));
+    on.advance(24h * 365);
+    CHECK(!sleeping.done());
+
+    sleeping.cancel();
+    CHECK(!on.join(sleeping));
+}
+
+TEST_CASE("ten thousand sleeps need no more than their timers", "[sleep]") {
+    virtual_loop on;
+    int ended = 0;
+    auto sleeps = [&](int number) -> task<> {
+        const auto outcome = co_await sleep_for(std::chrono::milliseconds(number * 7919 % 10'000));
+        ended += outcome ? 1 : 0;
+    };
+    for (int number = 0; number < 10'000; ++number) {
+        spawn(on, sleeps(number));
+    }
+    on.settle();
+    CHECK(on.timers().size() == 9'999);  // one slept for no time at all
+
+    on.advance(10s);
+    CHECK(ended == 10'000);
+    CHECK(on.timers().empty());
+}

@@ -1,0 +1,127 @@
+// What tests of several headers share: callbacks as ops, connected sockets, counting descriptors.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <dirent.h>
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <zloop/fd.hpp>
+#include <zloop/loop.hpp>
+#include <zloop/socket.hpp>
+
+namespace support {
+
+using namespace std::chrono_literals;
+
+/// An op that calls a function.
+class callback : public zloop::op {
+public:
+    explicit callback(std::function<void()> what)
+        : op([](op& self) noexcept { static_cast<callback&>(self).what_(); }), what_(std::move(what)) {}
+
+private:
+    std::function<void()> what_;
+};
+
+/// A timer that calls a function.
+class delayed : public zloop::timer_node {
+public:
+    explicit delayed(std::function<void()> what)
+        : timer_node([](op& self) noexcept { static_cast<delayed&>(self).what_(); }), what_(std::move(what)) {}
+
+private:
+    std::function<void()> what_;
+};
+
+/// A watcher that calls a function each time that its descriptor is ready.
+class lookout : public zloop::watcher {
+public:
+    lookout(int descriptor, zloop::direction way, std::function<void()> what)
+        : watcher(
+              [](op& self) noexcept {
+                  auto& own = static_cast<lookout&>(self);
+                  own.queued = false;
+                  own.what_();
+              },
+              descriptor, way),
+          what_(std::move(what)) {}
+
+private:
+    std::function<void()> what_;
+};
+
+inline std::string text_of(std::span<const std::byte> bytes) {
+    return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+/// How many descriptors this process has.
+inline std::size_t open_descriptors() {
+    std::size_t count = 0;
+    DIR* const all = ::opendir("/proc/self/fd");
+    while (::readdir(all) != nullptr) {
+        ++count;
+    }
+    ::closedir(all);
+    return count;
+}
+
+/// Whether `descriptor` can be read from at once.
+inline bool is_readable(int descriptor, int patience_ms = 0) {
+    pollfd asked{descriptor, POLLIN, 0};
+    return ::poll(&asked, 1, patience_ms) == 1;
+}
+
+enum class kind { tcp, unix_socket };
+
+/// A stream of `on`, and a blocking descriptor that plays its peer.
+struct connection {
+    zloop::stream socket;
+    zloop::fd peer;
+
+    connection(zloop::loop& on, kind family) {
+        zloop::fd ours;
+        if (family == kind::unix_socket) {
+            int both[2];
+            REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, both) == 0);
+            ours.reset(both[0]);
+            peer.reset(both[1]);
+        } else {
+            zloop::fd door(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+            zloop::address where = zloop::address::loopback();
+            socklen_t size = where.size();
+            REQUIRE(::bind(door.get(), where.data(), size) == 0);
+            REQUIRE(::listen(door.get(), 1) == 0);
+            REQUIRE(::getsockname(door.get(), where.data(), &size) == 0);
+            peer.reset(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+            REQUIRE(::connect(peer.get(), where.data(), size) == 0);
+            ours.reset(::accept4(door.get(), nullptr, nullptr, SOCK_CLOEXEC));
+        }
+        REQUIRE(::fcntl(ours.get(), F_SETFL, O_NONBLOCK) == 0);
+        socket = zloop::stream::adopt(on, std::move(ours)).value();
+    }
+
+    /// The peer sends, and the kernel has it at our end.
+    void sends(std::string_view text, int flags = 0) {
+        CHECK(::send(peer.get(), text.data(), text.size(), flags | MSG_NOSIGNAL) ==
+              static_cast<ssize_t>(text.size()));
+        if (socket) {
+            is_readable(socket.native_handle(), 1000);
+        }
+    }
+
+    /// What the peer gets when it reads once.
+    std::string peer_reads(std::size_t most = 4096) {
+        std::string text(most, '\0');
+        const ssize_t count = ::recv(peer.get(), text.data(), most, 0);
+        text.resize(count > 0 ? static_cast<std::size_t>(count) : 0);
+        return text;
+    }
+};
+
+}  // namespace support

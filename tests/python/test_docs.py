@@ -1,0 +1,128 @@
+"""The pages are true: links lead somewhere, programs run, the reference names what there is."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+
+import zloop
+
+PAGES = [
+    path
+    for pattern in ("*.md", "docs/*.md", "bench/*.md", "tests/**/*.md")
+    for path in sorted(ROOT.glob(pattern))
+]
+REFERENCE = (ROOT / "docs" / "reference.md").read_text()
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def programs(language: str) -> list[object]:
+    """The fenced blocks of a language, each with its page and line."""
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        for block in re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+            line = text.count("\n", 0, block.start()) + 1
+            found.append(pytest.param(block[1], id=f"{name_of(page)}:{line}"))
+    return found
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there), target
+
+
+@pytest.mark.parametrize("program", programs("python"))
+def test_every_python_program_of_the_pages_runs(program: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program]
+
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=20)
+
+    assert (said.returncode, said.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("program", programs("cpp"))
+def test_every_cpp_program_of_the_pages_compiles_and_runs(program: str, tmp_path: Path) -> None:
+    source, binary = tmp_path / "program.cpp", tmp_path / "program"
+    source.write_text(program)
+    compiler = [
+        os.environ.get("CXX", "g++"),
+        "-std=c++20",
+        "-pthread",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+    ]
+
+    subprocess.run([*compiler, "-I", ROOT / "include", "-o", binary, source], check=True)
+    said = subprocess.run([binary], capture_output=True, text=True, timeout=20)
+
+    assert (said.returncode, said.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_make_target_that_a_page_names_exists(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+    assert set(re.findall(r"`(?:\w+=\S+ )?make ([a-z]+)", page.read_text())) <= targets
+
+
+def test_the_reference_has_each_header_with_names_that_are_in_it() -> None:
+    sections = dict(re.findall(r"^### zloop/(\w+\.hpp)\n(.*?)(?=^##|\Z)", REFERENCE, re.M | re.S))
+
+    assert sections.keys() == {path.name for path in (ROOT / "include" / "zloop").iterdir()}
+    for header, section in sections.items():
+        code = (ROOT / "include" / "zloop" / header).read_text()
+        for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE):
+            for name in re.findall(r"`(\w+)", row):
+                assert re.search(rf"\b{name}\b", code), f"{name} is not in {header}"
+
+
+def test_the_reference_has_each_name_of_the_python_package() -> None:
+    section = REFERENCE.partition("### zloop\n")[2].partition("## C++")[0]
+
+    assert set(re.findall(r"^\| `(\w+)", section, re.MULTILINE)) == set(zloop.__all__)
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    meson = re.search(r"version: '([\d.]+)'", (ROOT / "meson.build").read_text())
+    newest = re.search(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+    assert meson and newest
+    assert meson[1] == newest[1] == zloop.__version__
+
+
+def test_a_commit_is_checked_by_the_tools_that_make_lint_uses() -> None:
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    pinned = {requirement.partition("==")[2] for requirement in groups["lint"]}
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+
+    assert set(re.findall(r"rev: v(.*)", hooks)) == pinned
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples" / "python").glob("*.py")), ids=name_of)
+def test_every_example_says_what_it_is(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text()))

@@ -1,0 +1,591 @@
+"""Hot scenarios where a reference too few, or a state not looked at again, would crash.
+
+Each is a program run with PYTHONMALLOC=debug and -X dev: freed memory is overwritten, debug mode is
+on, and what is left at the end warns. A crash, a hang, a message on stderr fails the test.
+"""
+
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+from helpers import check_program
+
+PRELUDE = """
+import asyncio, faulthandler, gc, os, socket, sys, threading, time, warnings, weakref
+import zloop
+
+faulthandler.dump_traceback_later(15, exit=True)
+
+def pair():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        one = socket.create_connection(listener.getsockname())
+        other, _ = listener.accept()
+    return one, other
+
+def quiet(loop):
+    loop.set_exception_handler(lambda *_: None)
+
+class Base(asyncio.Protocol):
+    transport = None
+    connected = False
+    def connection_made(self, transport):
+        self.transport = transport
+        self.connected = True
+
+async def both_kinds(factory):
+    '''The transports of a made and of an accepted connection, with their bare peers.'''
+    loop = asyncio.get_running_loop()
+    one, peer = pair()
+    transport, protocol = await loop.create_connection(factory, sock=one)
+    yield protocol, peer
+    server = await loop.create_server(lambda: made.append(factory()) or made[-1], "127.0.0.1", 0)
+    made = []
+    peer = socket.create_connection(server.sockets[0].getsockname())
+    while not made or not made[0].connected:
+        await asyncio.sleep(0.001)
+    yield made[0], peer
+    server.close()
+
+"""
+
+
+def check(body: str, *args: str) -> str:
+    source = PRELUDE + textwrap.dedent(body)
+    return check_program(source, *args, options=("-X", "dev"), PYTHONMALLOC="debug")
+
+
+END_IN_CALLBACK = """
+    ACTIONS = {
+        "close": lambda p: p.transport.close(),
+        "abort": lambda p: p.transport.abort(),
+        "raise": lambda p: 1 / 0,
+        "pause": lambda p: p.transport.pause_reading(),
+        "write and close": lambda p: (p.transport.write(b"x" * 10), p.transport.close()),
+        "write and abort": lambda p: (p.transport.write(b"x" * 10), p.transport.abort()),
+        "drop": lambda p: p.__dict__.pop("transport", None),
+        "swap": lambda p: p.transport.set_protocol(Base()),
+        "swap to buffered": lambda p: p.transport.set_protocol(Buffered()),
+        "collect": lambda p: gc.collect(),
+        "write a lot": lambda p: p.transport.write(b"x" * 5_000_000),
+        "socket": lambda p: p.transport.get_extra_info("socket"),
+        "twice": lambda p: (p.transport.close(), p.transport.abort(), 1 / 0),
+    }
+
+    class Buffered(Base, asyncio.BufferedProtocol):
+        data_received = None
+        hook, action = "", None
+        def get_buffer(self, hint):
+            act(self, "get_buffer")
+            return bytearray(100)
+        def buffer_updated(self, count):
+            act(self, "buffer_updated")
+        def eof_received(self):
+            act(self, "eof_received")
+        def connection_lost(self, exc):
+            act(self, "connection_lost")
+        def pause_writing(self):
+            act(self, "pause_writing")
+
+    class Plain(Base):
+        hook, action = "", None
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            act(self, "connection_made")
+        def data_received(self, data):
+            act(self, "data_received")
+        def eof_received(self):
+            act(self, "eof_received")
+        def connection_lost(self, exc):
+            act(self, "connection_lost")
+        def pause_writing(self):
+            act(self, "pause_writing")
+
+    def act(protocol, name):
+        if protocol.hook == name and protocol.transport is not None:
+            ACTIONS[protocol.action](protocol)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        quiet(loop)
+        for kind, hooks in (
+            (Plain, ["connection_made", "data_received", "eof_received", "connection_lost", "pause_writing"]),
+            (Buffered, ["get_buffer", "buffer_updated", "eof_received", "connection_lost", "pause_writing"]),
+        ):
+            for hook in hooks:
+                for action in ACTIONS:
+                    def factory():
+                        protocol = kind()
+                        protocol.hook, protocol.action = hook, action
+                        return protocol
+                    async for protocol, peer in both_kinds(factory):
+                        transport = weakref.ref(protocol.transport) if protocol.transport else lambda: None
+                        with peer:
+                            peer.setblocking(False)
+                            try:
+                                peer.send(b"hello")
+                                if hook == "pause_writing" and transport():
+                                    transport().write(b"x" * 10_000_000)
+                                await asyncio.sleep(0.001)
+                                peer.shutdown(socket.SHUT_WR)
+                            except OSError:
+                                pass
+                            await asyncio.sleep(0.001)
+                        if (left := transport()) is not None:
+                            left.resume_reading()
+                            left.abort()
+                        del left
+                        protocol.__dict__.pop("transport", None)
+                        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        gc.collect()
+
+    zloop.run(main(), debug=%s)
+"""
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_anything_may_happen_in_any_callback_of_a_protocol(debug):
+    check(END_IN_CALLBACK % debug)
+
+
+def test_dropping_the_last_reference_of_everything_in_a_callback():
+    check("""
+    class Once(Base):
+        def data_received(self, data):
+            self.transport.close()
+            self.transport = None
+            holder.clear()
+            gc.collect()
+
+    async def main():
+        global holder
+        loop = asyncio.get_running_loop()
+        for _ in range(50):
+            one, other = pair()
+            with other:
+                transport, protocol = await loop.create_connection(Once, sock=one)
+                holder = [transport, protocol]
+                del transport, protocol
+                other.send(b"x")
+                while holder:
+                    await asyncio.sleep(0)
+                await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    zloop.run(main())
+    """)
+
+
+def test_handles_that_are_cancelled_while_they_run():
+    check("""
+    loop = zloop.new_event_loop()
+    seen = []
+
+    def callback(*args):
+        handle = handles.pop()
+        handle.cancel()
+        assert handle.cancelled()
+        repr(handle)
+        del handle
+        gc.collect()
+        seen.append(args)  # the arguments are still ours
+
+    for debug in (False, True):
+        loop.set_debug(debug)
+        for count in (0, 1, 4, 5, 9):
+            for schedule in (loop.call_soon, lambda *a: loop.call_later(0, *a), loop.call_soon_threadsafe):
+                handles = [schedule(callback, *[object() for _ in range(count)])]
+                loop.call_soon(loop.call_soon, loop.stop)
+                loop.run_forever()
+                assert len(seen.pop()) == count
+
+    def failing(*args):
+        callback(*args)
+        1 / 0
+
+    quiet(loop)
+    handles = [loop.call_soon(failing, 1)]
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    loop.close()
+    """)
+
+
+def test_handles_kept_used_and_dropped_after_their_loop():
+    check("""
+    handles = []
+    for _ in range(20):
+        loop = zloop.new_event_loop()
+        handles += [loop.call_soon(print, i) for i in range(300)]
+        handles += [loop.call_later(i, print, i) for i in range(300)]
+        loop.stop()
+        loop.run_forever() if _ % 2 and not handles.clear() else None
+        loop.close()
+        del loop
+        gc.collect()
+        for handle in handles:
+            repr(handle), handle._args, handle._callback, handle.cancelled()
+            handle.cancel()
+        handles.clear()
+        gc.collect()
+    """.replace("print", "id"))
+
+
+def test_a_callback_that_drops_the_loop():
+    check("""
+    def run():
+        loop = zloop.new_event_loop()
+        holder = [loop]
+        reference = weakref.ref(loop)
+
+        def callback():
+            holder.clear()
+            gc.collect()
+            asyncio.get_running_loop().stop()
+
+        loop.call_soon(callback)
+        loop.call_later(100, callback)
+        run_forever, close = loop.run_forever, loop.close
+        del loop
+        run_forever()
+        del run_forever
+        close()
+        del close
+        gc.collect()
+        return reference
+
+    for _ in range(20):
+        assert run()() is None
+    """)
+
+
+def test_collecting_at_every_allocation():
+    check("""
+    gc.set_threshold(1)
+
+    async def echo(reader, writer):
+        while data := await reader.read(100):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    async def main():
+        server = await asyncio.start_server(echo, "127.0.0.1", 0)
+        async with server:
+            for _ in range(5):
+                reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+                for _ in range(5):
+                    writer.write(b"hello")
+                    assert await reader.readexactly(5) == b"hello"
+                writer.close()
+                await writer.wait_closed()
+            timers = [asyncio.get_running_loop().call_later(0.001 * i, gc.collect) for i in range(5)]
+            await asyncio.sleep(0.01)
+        del timers
+
+    zloop.run(main())
+    """)
+
+
+def test_collecting_in_callbacks_while_everything_is_open():
+    check("""
+    class Collecting(Base):
+        def data_received(self, data):
+            gc.collect()
+            self.transport.write(data)
+        def connection_lost(self, exc):
+            gc.collect()
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Collecting, "127.0.0.1", 0)
+        socks = [socket.create_connection(server.sockets[0].getsockname()) for _ in range(20)]
+        r, w = os.pipe()
+        loop.add_reader(r, gc.collect)
+        os.write(w, b"x")
+        for sock in socks:
+            sock.send(b"x")
+        await asyncio.sleep(0.05)
+        for sock in socks:
+            assert sock.recv(1) == b"x"
+            sock.close()
+        loop.remove_reader(r)
+        os.close(r), os.close(w)
+        server.close()
+        await asyncio.sleep(0.05)
+
+    zloop.run(main())
+    """)
+
+
+@pytest.mark.parametrize("kind", ["plain", "buffered", "writing", "paused", "closing"])
+def test_closing_a_loop_with_everything_open(kind):
+    """Connections, servers, watched descriptors, timers, queued callbacks."""
+    check(
+        """
+    kind = sys.argv[1]
+    warnings.simplefilter("ignore", ResourceWarning)  # that they were open is the point
+
+    class Plain(Base):
+        pass
+
+    class Buffered(Base, asyncio.BufferedProtocol):
+        data_received = None
+        def get_buffer(self, hint):
+            return bytearray(100)
+        def buffer_updated(self, count):
+            pass
+
+    for round in range(10):
+        loop = zloop.new_event_loop()
+        factory = Buffered if kind == "buffered" else Plain
+        protocols = []
+
+        def make():
+            protocols.append(factory())
+            return protocols[-1]
+
+        server = loop.run_until_complete(loop.create_server(make, "127.0.0.1", 0))
+        socks = [socket.create_connection(server.sockets[0].getsockname()) for _ in range(5)]
+        one, other = pair()
+        loop.run_until_complete(loop.create_connection(make, sock=one))
+        while len(protocols) < 6 or not all(p.transport for p in protocols):
+            loop.run_until_complete(asyncio.sleep(0.001))
+        for protocol in protocols:
+            if kind == "writing":
+                protocol.transport.write(b"x" * 10_000_000)
+            if kind == "paused":
+                protocol.transport.pause_reading()
+            if kind == "closing":
+                protocol.transport.write(b"x" * 10_000_000)
+                protocol.transport.close()
+        r, w = os.pipe()
+        loop.add_reader(r, id, 1)
+        loop.add_writer(w, id, 1)
+        for i in range(100):
+            loop.call_soon(id, i)
+            loop.call_later(i, id, i)
+        loop.close()
+        loop.close()
+        for protocol in protocols:
+            for call in (
+                protocol.transport.close, protocol.transport.abort,
+                lambda: protocol.transport.write(b"x"), protocol.transport.resume_reading,
+                protocol.transport.pause_reading, protocol.transport.get_write_buffer_size,
+                lambda: protocol.transport.get_extra_info("socket"),
+                lambda: protocol.transport.get_extra_info("peername"),
+                lambda: protocol.transport.set_protocol(Buffered()),
+                lambda: repr(protocol.transport), protocol.transport.write_eof,
+            ):
+                try:
+                    call()
+                except (RuntimeError, OSError):
+                    pass
+        server.close() if round % 2 else None
+        del server, protocols, protocol, call, loop, make
+        os.close(r), os.close(w)
+        for sock in (*socks, other):
+            sock.close()
+        gc.collect()
+    open_now = len(os.listdir("/proc/self/fd"))
+    assert open_now < 15, os.listdir("/proc/self/fd")
+    """,
+        kind,
+    )
+
+
+def test_dropping_a_loop_that_was_never_closed():
+    check("""
+    warnings.simplefilter("ignore", ResourceWarning)
+    for _ in range(20):
+        loop = zloop.new_event_loop()
+        server = loop.run_until_complete(loop.create_server(Base, "127.0.0.1", 0))
+        one, other = pair()
+        transport, protocol = loop.run_until_complete(loop.create_connection(Base, sock=one))
+        transport.write(b"x" * 5_000_000)
+        loop.call_soon(loop.stop)
+        loop.call_later(5, loop.stop)
+        loop.add_reader(other, loop.stop)
+        loop.attribute = loop
+        reference, protocol = weakref.ref(loop), weakref.ref(protocol)
+        del loop, server, transport
+        gc.collect()
+        assert reference() is None and protocol() is None
+        other.close()
+    assert len(os.listdir("/proc/self/fd")) < 10, os.listdir("/proc/self/fd")
+    """)
+
+
+def test_threads_that_call_while_the_loop_closes():
+    check("""
+    for _ in range(30):
+        loop = zloop.new_event_loop()
+        ready = threading.Barrier(5)
+        stopped = []
+
+        def work():
+            ready.wait()
+            while True:
+                try:
+                    loop.call_soon_threadsafe(id, 1)
+                except RuntimeError as exc:
+                    assert str(exc) == "Event loop is closed"
+                    stopped.append(True)
+                    return
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        ready.wait()
+        loop.call_later(0.002, loop.stop)
+        loop.run_forever()
+        loop.close()
+        for thread in threads:
+            thread.join()
+        assert len(stopped) == 4
+    """)
+
+
+def test_two_loops_in_two_threads():
+    check("""
+    async def main(number):
+        async def echo(reader, writer):
+            while data := await reader.read(100):
+                writer.write(data)
+            writer.close()
+            await writer.wait_closed()
+
+        async with await asyncio.start_server(echo, "127.0.0.1", 0) as server:
+            for _ in range(20):
+                reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+                writer.write(b"hello")
+                assert await reader.readexactly(5) == b"hello"
+                writer.close()
+                await writer.wait_closed()
+                await asyncio.sleep(0.001)
+        await asyncio.sleep(0.01)
+
+    threads = [threading.Thread(target=zloop.run, args=(main(i),)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    """)
+
+
+def test_descriptors_removed_and_closed_in_their_callbacks():
+    check("""
+    async def main():
+        loop = asyncio.get_running_loop()
+        for action in range(5):
+            one, other = socket.socketpair()
+            one.setblocking(False)
+            done = loop.create_future()
+
+            def readable():
+                if not done.done():
+                    done.set_result(None)
+                if action == 0:
+                    loop.remove_reader(one)
+                elif action == 1:
+                    loop.remove_reader(one); loop.remove_writer(one); one.close()
+                elif action == 2:
+                    loop.add_reader(one, lambda: (loop.remove_reader(one), gc.collect()))
+                elif action == 3:
+                    loop.remove_reader(one); loop.add_reader(one, id, 1); loop.remove_reader(one)
+                elif action == 4:
+                    loop.remove_reader(one); 1 / 0
+
+            quiet(loop)
+            loop.add_reader(one, readable)
+            loop.add_writer(one, lambda: loop.remove_writer(one))
+            other.send(b"x")
+            await done
+            await asyncio.sleep(0.002)
+            other.close()
+            if one.fileno() >= 0:
+                loop.remove_reader(one)
+                one.close()
+
+    zloop.run(main())
+    """)
+
+
+def test_importing_and_leaving_without_a_word():
+    check("import zloop")
+    check("loop = zloop.new_event_loop(); loop.call_later(5, id); loop.close()")
+
+
+def test_exiting_with_a_running_loop():
+    check("""
+    async def main():
+        async def forever():
+            await asyncio.sleep(1000)
+        asyncio.create_task(forever())
+        server = await asyncio.get_running_loop().create_server(Base, "127.0.0.1", 0)
+        one = socket.create_connection(server.sockets[0].getsockname())
+        await asyncio.sleep(0.01)
+        one.close()
+        sys.exit(0)
+
+    warnings.simplefilter("ignore", ResourceWarning)
+    zloop.run(main())
+    """)
+
+
+def test_a_thousand_loops_leave_nothing():
+    check("""
+    import resource
+    def one():
+        loop = zloop.new_event_loop()
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+    for _ in range(200):
+        one()
+    gc.collect()
+    before, fds = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, len(os.listdir("/proc/self/fd"))
+    for _ in range(1000):
+        one()
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == fds
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4000
+    """)
+
+
+def test_connections_come_and_go_and_leave_nothing():
+    check("""
+    import resource
+
+    class Echo(Base):
+        def data_received(self, data):
+            self.transport.write(data)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Echo, "127.0.0.1", 0)
+        name = server.sockets[0].getsockname()
+
+        async def once():
+            with socket.create_connection(name) as sock:
+                sock.setblocking(False)
+                await loop.sock_sendall(sock, b"x")
+                assert await loop.sock_recv(sock, 1) == b"x"
+
+        async def many(count):
+            for _ in range(count):
+                await once()
+            await asyncio.sleep(0.01)
+            gc.collect()
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, len(os.listdir("/proc/self/fd"))
+
+        before, fds = await many(300)
+        after, still = await many(1500)
+        assert still == fds
+        assert after - before < 3000, after - before
+        server.close()
+        await asyncio.sleep(0)
+
+    zloop.run(main(), debug=False)
+    """)
