@@ -364,8 +364,8 @@ void add_handle_types(PyObject* module, module_state& state) {
     check_slot(handle.get(), "_source_traceback", offsetof(handle_slots, source_traceback));
 
     static PyMethodDef handle_methods[] = {
-        py::method<&Handle::cancel>("cancel", "Drop the callback; it will not run."),
-        py::method<&Handle::get_cancelled>("cancelled", "Whether cancel() was called."),
+        py::method<&Handle::cancel>("cancel", "cancel($self)\n--\n\nDrop the callback; it will not run."),
+        py::method<&Handle::get_cancelled>("cancelled", "cancelled($self)\n--\n\nWhether cancel() was called."),
         {},
     };
     static PyGetSetDef handle_properties[] = {
@@ -383,9 +383,9 @@ void add_handle_types(PyObject* module, module_state& state) {
     check_slot(timer_handle.get(), "_scheduled", sizeof(handle_slots));
     check_slot(timer_handle.get(), "_when", sizeof(handle_slots) + sizeof(PyObject*));
     static PyMethodDef timer_methods[] = {
-        py::method<&TimerHandle::cancel>("cancel", "Take the timer out of the heap; the callback will not run."),
-        py::method<&TimerHandle::get_cancelled>("cancelled", "Whether cancel() was called."),
-        py::method<&TimerHandle::get_when>("when", "The time at which the callback is due, by loop.time()."),
+        py::method<&TimerHandle::cancel>("cancel", "cancel($self)\n--\n\nTake the timer out of the heap; the callback will not run."),
+        py::method<&TimerHandle::get_cancelled>("cancelled", "cancelled($self)\n--\n\nWhether cancel() was called."),
+        py::method<&TimerHandle::get_when>("when", "when($self)\n--\n\nThe time at which the callback is due, by loop.time()."),
         {},
     };
     static PyGetSetDef timer_properties[] = {

@@ -50,22 +50,45 @@ int descriptor_of(PyObject* object) {
     return descriptor;
 }
 
-/// What call_soon and its sisters are called with, in the shape that everybody uses.
+/// What call_soon and its sisters are called with: a time or a descriptor first, or not, the callback,
+/// its arguments. Borrowed.
 struct callback_arguments {
-    PyObject* first;  // the callback, or the time before it
+    PyObject* lead = nullptr;
+    PyObject* callback = nullptr;
     PyObject* context = nullptr;
-    bool understood;
+    PyObject* const* rest;
+    std::size_t rest_count = 0;
+    bool understood = true;  // else nothing that asyncio would accept either
 
-    callback_arguments(const py::arguments& args, Py_ssize_t least, const module_state& state) noexcept {
-        understood = args.count >= least;
-        first = understood ? args.values[0] : nullptr;
-        for (Py_ssize_t index = 0; index < args.keyword_count(); ++index) {
-            if (PyUnicode_Compare(args.keyword_name(index), state.str_context.get()) == 0) {
-                context = args.keyword_value(index);
-            } else {
-                understood = false;
-            }
+    /// `lead_name`: the first parameter's name, or null when the callback comes first.
+    callback_arguments(const py::arguments& args, const char* lead_name, const module_state& state) noexcept
+        : rest(args.values) {
+        Py_ssize_t taken = 0;
+        if (lead_name != nullptr && taken < args.count) {
+            lead = args.values[taken++];
         }
+        if (taken < args.count) {
+            callback = args.values[taken++];
+        }
+        rest += taken;
+        rest_count = static_cast<std::size_t>(args.count - taken);
+        for (Py_ssize_t index = 0; index < args.keyword_count(); ++index) {
+            PyObject* const name = args.keyword_name(index);
+            PyObject** into = nullptr;
+            if (PyUnicode_Compare(name, state.str_context.get()) == 0) {
+                into = &context;
+            } else if (PyUnicode_CompareWithASCIIString(name, "callback") == 0) {
+                into = &callback;
+            } else if (lead_name != nullptr && PyUnicode_CompareWithASCIIString(name, lead_name) == 0) {
+                into = &lead;
+            }
+            if (into == nullptr || *into != nullptr) {
+                understood = false;
+                return;
+            }
+            *into = args.keyword_value(index);
+        }
+        understood = callback != nullptr && (lead_name == nullptr || lead != nullptr);
     }
 };
 
@@ -87,16 +110,15 @@ void check_in_debug_mode(LoopCore& core, PyObject* callback, const char* method,
 
 py::ref call_soon_in_any_thread(LoopCore& core, const py::arguments& args, bool threadsafe) {
     const char* name = threadsafe ? "call_soon_threadsafe" : "call_soon";
-    const callback_arguments given(args, 1, *core.state);
+    const callback_arguments given(args, nullptr, *core.state);
     if (!given.understood) {
         return call_base(core, name, args);
     }
     core.check_closed();
     if (core.debug) {
-        check_in_debug_mode(core, given.first, name, threadsafe);
+        check_in_debug_mode(core, given.callback, name, threadsafe);
     }
-    Handle* handle =
-        new_handle(core, given.first, args.values + 1, static_cast<std::size_t>(args.count - 1), given.context);
+    Handle* handle = new_handle(core, given.callback, given.rest, given.rest_count, given.context);
     py::ref owner = py::ref::adopt(handle->self());
     handle->from_any_thread = threadsafe;
     core.check_closed();  // again: while it was made Python may have run, in another thread, too
@@ -137,14 +159,13 @@ bool remove_watch(LoopCore& core, watch_map& watches, int descriptor) {
 }
 
 py::ref add_watch(LoopCore& core, watch_map& watches, zloop::direction toward, const py::arguments& args) {
-    const callback_arguments given(args, 2, *core.state);
+    const callback_arguments given(args, "fd", *core.state);
     if (!given.understood) {
         py::raise(PyExc_TypeError, "a descriptor and a callback are required");
     }
     core.check_closed();
-    const int descriptor = descriptor_of(args.values[0]);
-    Handle* handle = new_handle(core, args.values[1], args.values + 2, static_cast<std::size_t>(args.count - 2),
-                                given.context);
+    const int descriptor = descriptor_of(given.lead);
+    Handle* handle = new_handle(core, given.callback, given.rest, given.rest_count, given.context);
     const py::ref owner = py::ref::adopt(handle->self());
     core.check_closed();  // again, as in call_soon
     remove_watch(core, watches, descriptor);
@@ -413,51 +434,49 @@ py::ref LoopCore::call_soon_threadsafe(const py::arguments& args) {
 }
 
 py::ref LoopCore::call_later(const py::arguments& args) {
-    const callback_arguments given(args, 2, *state);
+    const callback_arguments given(args, "delay", *state);
     if (!given.understood) {
         return call_base(*this, "call_later", args);
     }
-    if (given.first == Py_None) {
+    if (given.lead == Py_None) {
         py::raise(PyExc_TypeError, "delay must not be None");
     }
     check_closed();
     double when;
-    if (!own_time && PyFloat_CheckExact(given.first)) {
-        when = seconds_of(loop->now()) + PyFloat_AS_DOUBLE(given.first);
-    } else if (!own_time && PyLong_CheckExact(given.first)) {
-        when = seconds_of(loop->now()) + seconds_from(PyLong_AsDouble(given.first));
+    if (!own_time && PyFloat_CheckExact(given.lead)) {
+        when = seconds_of(loop->now()) + PyFloat_AS_DOUBLE(given.lead);
+    } else if (!own_time && PyLong_CheckExact(given.lead)) {
+        when = seconds_of(loop->now()) + seconds_from(PyLong_AsDouble(given.lead));
     } else {
         const py::ref now = py::call_method(self(), state->str_time.get());
-        const py::ref sum = py::ref::steal(PyNumber_Add(now.get(), given.first));
+        const py::ref sum = py::ref::steal(PyNumber_Add(now.get(), given.lead));
         when = seconds_from(PyFloat_AsDouble(sum.get()));
     }
     if (debug) {
-        check_in_debug_mode(*this, args.values[1], "call_at", false);
+        check_in_debug_mode(*this, given.callback, "call_at", false);
     }
-    TimerHandle* handle = new_timer_handle(*this, args.values[1], args.values + 2,
-                                           static_cast<std::size_t>(args.count - 2), given.context);
+    TimerHandle* handle = new_timer_handle(*this, given.callback, given.rest, given.rest_count, given.context);
     handle->when_seconds = when;
     return arm(*this, handle);
 }
 
 py::ref LoopCore::call_at(const py::arguments& args) {
-    const callback_arguments given(args, 2, *state);
+    const callback_arguments given(args, "when", *state);
     if (!given.understood) {
         return call_base(*this, "call_at", args);
     }
-    if (given.first == Py_None) {
+    if (given.lead == Py_None) {
         py::raise(PyExc_TypeError, "when cannot be None");
     }
     check_closed();
-    const double when = seconds_from(PyFloat_AsDouble(given.first));
+    const double when = seconds_from(PyFloat_AsDouble(given.lead));
     if (debug) {
-        check_in_debug_mode(*this, args.values[1], "call_at", false);
+        check_in_debug_mode(*this, given.callback, "call_at", false);
     }
-    TimerHandle* handle = new_timer_handle(*this, args.values[1], args.values + 2,
-                                           static_cast<std::size_t>(args.count - 2), given.context);
+    TimerHandle* handle = new_timer_handle(*this, given.callback, given.rest, given.rest_count, given.context);
     handle->when_seconds = when;
-    if (!PyFloat_CheckExact(given.first)) {
-        handle->when = Py_NewRef(given.first);
+    if (!PyFloat_CheckExact(given.lead)) {
+        handle->when = Py_NewRef(given.lead);
     }
     return arm(*this, handle);
 }
@@ -612,15 +631,15 @@ void LoopCore::set_task_factory(PyObject* value) { task_factory = py::ref::borro
 
 void add_loop_core_type(PyObject* module, module_state& state) {
     static PyMethodDef methods[] = {
-        py::method<&LoopCore::call_soon>("call_soon", "asyncio.BaseEventLoop.call_soon"),
+        py::method<&LoopCore::call_soon>("call_soon", "call_soon($self, callback, *args, context=None)\n--\n\nasyncio.BaseEventLoop.call_soon"),
         py::method<&LoopCore::call_soon_threadsafe>("call_soon_threadsafe",
-                                                    "asyncio.BaseEventLoop.call_soon_threadsafe"),
-        py::method<&LoopCore::call_later>("call_later", "asyncio.BaseEventLoop.call_later"),
-        py::method<&LoopCore::call_at>("call_at", "asyncio.BaseEventLoop.call_at"),
-        py::method<&LoopCore::create_future>("create_future", "asyncio.BaseEventLoop.create_future"),
-        py::method<&LoopCore::create_task>("create_task", "asyncio.BaseEventLoop.create_task"),
-        py::method<&LoopCore::time>("time", "asyncio.BaseEventLoop.time"),
-        py::method<&LoopCore::stop>("stop", "asyncio.BaseEventLoop.stop"),
+                                                    "call_soon_threadsafe($self, callback, *args, context=None)\n--\n\nasyncio.BaseEventLoop.call_soon_threadsafe"),
+        py::method<&LoopCore::call_later>("call_later", "call_later($self, delay, callback, *args, context=None)\n--\n\nasyncio.BaseEventLoop.call_later"),
+        py::method<&LoopCore::call_at>("call_at", "call_at($self, when, callback, *args, context=None)\n--\n\nasyncio.BaseEventLoop.call_at"),
+        py::method<&LoopCore::create_future>("create_future", "create_future($self)\n--\n\nasyncio.BaseEventLoop.create_future"),
+        py::method<&LoopCore::create_task>("create_task", "create_task($self, coro, **kwargs)\n--\n\nasyncio.BaseEventLoop.create_task"),
+        py::method<&LoopCore::time>("time", "time($self)\n--\n\nasyncio.BaseEventLoop.time"),
+        py::method<&LoopCore::stop>("stop", "stop($self)\n--\n\nasyncio.BaseEventLoop.stop"),
         py::method<&LoopCore::run_once>("_run_once", "Turn the loop until stop(); at least one turn."),
         py::method<&LoopCore::drop>("_drop", "End all that is queued, watched and open; the loop is closed."),
         py::method<&LoopCore::add_reader>("_add_reader", "Watch a descriptor for reading; returns the handle."),

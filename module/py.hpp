@@ -207,6 +207,31 @@ struct arguments {
     PyObject* keyword_value(Py_ssize_t index) const noexcept { return values[count + index]; }
 };
 
+/// The argument of a function of one parameter, by position or by name; refuses in Python's words.
+/// `function` is asyncio's qualified name of it.
+inline PyObject* only_argument(const arguments& args, const char* function, const char* parameter) {
+    const Py_ssize_t keywords = args.keyword_count();
+    if (args.count == 1 && keywords == 0) {
+        return args.values[0];
+    }
+    if (args.count > 1) {
+        raise_format(PyExc_TypeError, "%s() takes 2 positional arguments but %zd were given", function, args.count + 1);
+    }
+    for (Py_ssize_t index = 0; index < keywords; ++index) {
+        if (PyUnicode_CompareWithASCIIString(args.keyword_name(index), parameter) != 0) {
+            raise_format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'", function,
+                         args.keyword_name(index));
+        }
+        if (args.count == 1) {
+            raise_format(PyExc_TypeError, "%s() got multiple values for argument '%s'", function, parameter);
+        }
+    }
+    if (keywords == 0) {
+        raise_format(PyExc_TypeError, "%s() missing 1 required positional argument: '%s'", function, parameter);
+    }
+    return args.keyword_value(0);
+}
+
 namespace detail {
 
 /// The one place where C++ exceptions become Python's NULL.

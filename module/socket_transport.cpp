@@ -346,7 +346,8 @@ py::ref SocketTransport::resume_reading() {
 
 // Writing.
 
-py::ref SocketTransport::write(PyObject* data) {
+py::ref SocketTransport::write(const py::arguments& args) {
+    PyObject* const data = py::only_argument(args, "_SelectorSocketTransport.write", "data");
     py::ref bytes;
     if (PyBytes_Check(data)) {
         bytes = py::ref::borrow(data);
@@ -410,7 +411,8 @@ bool SocketTransport::write_bytes(py::ref bytes) {
     return true;
 }
 
-py::ref SocketTransport::writelines(PyObject* list) {
+py::ref SocketTransport::writelines(const py::arguments& args) {
+    PyObject* const list = py::only_argument(args, "_SelectorSocketTransport.writelines", "list_of_data");
     if (eof_written) {
         py::raise(PyExc_RuntimeError, "Cannot call writelines() after write_eof()");
     }
@@ -837,8 +839,8 @@ py::ref SocketTransport::get_protocol() { return protocol; }
 py::ref SocketTransport::get_fd() { return py::integer(fd); }
 py::ref SocketTransport::get_loop() { return loop; }
 
-py::ref SocketTransport::set_protocol(PyObject* given) {
-    set_protocol_of(given);
+py::ref SocketTransport::set_protocol(const py::arguments& args) {
+    set_protocol_of(py::only_argument(args, "_SelectorSocketTransport.set_protocol", "protocol"));
     return py::none();
 }
 
@@ -969,25 +971,25 @@ PyObject* repr(PyObject* object) {
 
 void add_socket_transport_type(PyObject* module, module_state& state) {
     static PyMethodDef methods[] = {
-        py::method<&SocketTransport::write>("write", "asyncio.WriteTransport.write"),
-        py::method<&SocketTransport::writelines>("writelines", "asyncio.WriteTransport.writelines"),
-        py::method<&SocketTransport::write_eof>("write_eof", "asyncio.WriteTransport.write_eof"),
-        py::method<&SocketTransport::can_write_eof>("can_write_eof", "asyncio.WriteTransport.can_write_eof"),
-        py::method<&SocketTransport::close>("close", "asyncio.BaseTransport.close"),
-        py::method<&SocketTransport::abort>("abort", "asyncio.WriteTransport.abort"),
-        py::method<&SocketTransport::is_closing>("is_closing", "asyncio.BaseTransport.is_closing"),
-        py::method<&SocketTransport::is_reading>("is_reading", "asyncio.ReadTransport.is_reading"),
-        py::method<&SocketTransport::pause_reading>("pause_reading", "asyncio.ReadTransport.pause_reading"),
-        py::method<&SocketTransport::resume_reading>("resume_reading", "asyncio.ReadTransport.resume_reading"),
-        py::method<&SocketTransport::get_protocol>("get_protocol", "asyncio.BaseTransport.get_protocol"),
-        py::method<&SocketTransport::set_protocol>("set_protocol", "asyncio.BaseTransport.set_protocol"),
-        py::method<&SocketTransport::get_extra_info>("get_extra_info", "asyncio.BaseTransport.get_extra_info"),
+        py::method<&SocketTransport::write>("write", "write($self, data)\n--\n\nasyncio.WriteTransport.write"),
+        py::method<&SocketTransport::writelines>("writelines", "writelines($self, list_of_data)\n--\n\nasyncio.WriteTransport.writelines"),
+        py::method<&SocketTransport::write_eof>("write_eof", "write_eof($self)\n--\n\nasyncio.WriteTransport.write_eof"),
+        py::method<&SocketTransport::can_write_eof>("can_write_eof", "can_write_eof($self)\n--\n\nasyncio.WriteTransport.can_write_eof"),
+        py::method<&SocketTransport::close>("close", "close($self)\n--\n\nasyncio.BaseTransport.close"),
+        py::method<&SocketTransport::abort>("abort", "abort($self)\n--\n\nasyncio.WriteTransport.abort"),
+        py::method<&SocketTransport::is_closing>("is_closing", "is_closing($self)\n--\n\nasyncio.BaseTransport.is_closing"),
+        py::method<&SocketTransport::is_reading>("is_reading", "is_reading($self)\n--\n\nasyncio.ReadTransport.is_reading"),
+        py::method<&SocketTransport::pause_reading>("pause_reading", "pause_reading($self)\n--\n\nasyncio.ReadTransport.pause_reading"),
+        py::method<&SocketTransport::resume_reading>("resume_reading", "resume_reading($self)\n--\n\nasyncio.ReadTransport.resume_reading"),
+        py::method<&SocketTransport::get_protocol>("get_protocol", "get_protocol($self)\n--\n\nasyncio.BaseTransport.get_protocol"),
+        py::method<&SocketTransport::set_protocol>("set_protocol", "set_protocol($self, protocol)\n--\n\nasyncio.BaseTransport.set_protocol"),
+        py::method<&SocketTransport::get_extra_info>("get_extra_info", "get_extra_info($self, name, default=None)\n--\n\nasyncio.BaseTransport.get_extra_info"),
         py::method<&SocketTransport::get_write_buffer_size>("get_write_buffer_size",
-                                                            "asyncio.WriteTransport.get_write_buffer_size"),
+                                                            "get_write_buffer_size($self)\n--\n\nasyncio.WriteTransport.get_write_buffer_size"),
         py::method<&SocketTransport::get_write_buffer_limits>("get_write_buffer_limits",
-                                                              "asyncio.WriteTransport.get_write_buffer_limits"),
+                                                              "get_write_buffer_limits($self)\n--\n\nasyncio.WriteTransport.get_write_buffer_limits"),
         py::method<&SocketTransport::set_write_buffer_limits>("set_write_buffer_limits",
-                                                              "asyncio.WriteTransport.set_write_buffer_limits"),
+                                                              "set_write_buffer_limits($self, high=None, low=None)\n--\n\nasyncio.WriteTransport.set_write_buffer_limits"),
         py::method<&SocketTransport::begin_reading>("_begin_reading", "Start to read; connection_made was called."),
         py::method<&SocketTransport::call_connection_lost>("_call_connection_lost", "asyncio's."),
         py::method<&SocketTransport::force_close_with>("_force_close", "asyncio's."),

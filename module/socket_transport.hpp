@@ -110,8 +110,8 @@ struct SocketTransport : transport_slots, socket_transport_fields {
     static void from_accepted(LoopCore& core, zloop::stream socket, const zloop::address& peer, PyObject* protocol,
                               PyObject* server, py::ref context);
 
-    py::ref write(PyObject* data);
-    py::ref writelines(PyObject* list);
+    py::ref write(const py::arguments& args);
+    py::ref writelines(const py::arguments& args);
     py::ref write_eof();
     py::ref can_write_eof();
     py::ref close();
@@ -121,7 +121,7 @@ struct SocketTransport : transport_slots, socket_transport_fields {
     py::ref pause_reading();
     py::ref resume_reading();
     py::ref get_protocol();
-    py::ref set_protocol(PyObject* protocol);
+    py::ref set_protocol(const py::arguments& args);
     py::ref get_extra_info(const py::arguments& args);
     py::ref get_write_buffer_size();
     py::ref get_write_buffer_limits();

@@ -8,6 +8,7 @@ import asyncio as _asyncio
 import os as _os
 import sys as _sys
 from collections.abc import Coroutine as _Coroutine
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 from typing import TypeVar as _TypeVar
 
@@ -15,6 +16,9 @@ from ._zloop import __version__
 from .loop import Loop
 
 _T = _TypeVar("_T")
+
+if _TYPE_CHECKING:
+    from .policy import EventLoopPolicy
 
 __all__ = ["Loop", "__version__", "get_include", "new_event_loop", "run"]
 
@@ -28,11 +32,9 @@ def new_event_loop() -> Loop:
 
 
 def run(main: _Coroutine[_Any, _Any, _T], *, debug: bool | None = None) -> _T:
-    """asyncio.run() on a zloop loop."""
-    if _sys.version_info >= (3, 12):
-        return _asyncio.run(main, debug=debug, loop_factory=new_event_loop)
-    # 3.11's run() takes no factory; these are its words.
+    """asyncio.run() on a zloop loop, on 3.11 too, whose run() takes no loop_factory."""
     if _asyncio._get_running_loop() is not None:
+        # Runner's own words name asyncio.Runner.run(); these are asyncio.run()'s.
         raise RuntimeError("asyncio.run() cannot be called from a running event loop")
     with _asyncio.Runner(debug=debug, loop_factory=new_event_loop) as runner:
         return runner.run(main)

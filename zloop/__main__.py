@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import asyncio.events
-import asyncio.runners
+import os
 import runpy
 import sys
 
@@ -40,8 +40,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 def install() -> None:
     """Make zloop the loop that asyncio makes by default, in this process."""
-    for module in (asyncio, asyncio.events, asyncio.runners.events):
-        module.new_event_loop = zloop.new_event_loop
+    for module in (asyncio, asyncio.events):
+        module.__dict__["new_event_loop"] = zloop.new_event_loop
     if sys.version_info < (3, 14):
         asyncio.set_event_loop_policy(zloop.EventLoopPolicy())
 
@@ -53,8 +53,6 @@ def main() -> None:
     if options.module:
         runpy.run_module(options.program, run_name="__main__", alter_sys=True)
     else:
-        import os
-
         sys.path[0] = os.path.dirname(os.path.abspath(options.program))
         runpy.run_path(options.program, run_name="__main__")
 

@@ -1,0 +1,79 @@
+import asyncio
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context
+from typing import Any, ClassVar, TypedDict, TypeVar, final
+
+from typing_extensions import TypeVarTuple, Unpack, disjoint_base
+
+_T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
+
+__version__: str
+
+class _Stats(TypedDict):
+    turns: int
+    ops: int
+    polls: int
+    waits: int
+
+@final
+class Handle(asyncio.Handle):
+    _callback: Callable[..., object] | None
+    _source_traceback: list[Any] | None
+
+@final
+class TimerHandle(asyncio.TimerHandle):
+    _callback: Callable[..., object] | None
+    _source_traceback: list[Any] | None
+
+@final
+class SocketTransport(asyncio.Transport):
+    _start_tls_compatible: ClassVar[bool]
+    @property
+    def _loop(self) -> asyncio.AbstractEventLoop: ...
+    @property
+    def _sock_fd(self) -> int: ...
+
+@disjoint_base
+class LoopCore:
+    _debug: bool
+    _closed: bool
+    _stopping: bool
+    _thread_id: int | None
+    _task_factory: Any
+    @property
+    def backend(self) -> str: ...
+    @property
+    def stats(self) -> _Stats: ...
+    def call_soon(
+        self,
+        callback: Callable[[Unpack[_Ts]], object],
+        *args: Unpack[_Ts],
+        context: Context | None = None,
+    ) -> asyncio.Handle: ...
+    def call_soon_threadsafe(
+        self,
+        callback: Callable[[Unpack[_Ts]], object],
+        *args: Unpack[_Ts],
+        context: Context | None = None,
+    ) -> asyncio.Handle: ...
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[Unpack[_Ts]], object],
+        *args: Unpack[_Ts],
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle: ...
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[Unpack[_Ts]], object],
+        *args: Unpack[_Ts],
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle: ...
+    def create_future(self) -> asyncio.Future[Any]: ...
+    def create_task(
+        self, coro: Generator[Any, None, _T] | Coroutine[Any, Any, _T], **kwargs: Any
+    ) -> asyncio.Task[_T]: ...
+    def time(self) -> float: ...
+    def stop(self) -> None: ...

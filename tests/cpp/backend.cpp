@@ -2,6 +2,8 @@
 
 #include <vector>
 
+#include <zloop/job.hpp>
+
 #include "catch.hpp"
 #include "support.hpp"
 

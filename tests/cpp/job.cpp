@@ -18,7 +18,7 @@ TEST_CASE("a job runs beside its caller, from the next turn on", "[job]") {
     bool began = false;
     auto work = [&]() -> task<int> {
         began = true;
-        co_await sleep_for(1s);
+        (co_await sleep_for(1s)).value();
         co_return 5;
     };
     job<int> running(on, work());
@@ -114,7 +114,7 @@ TEST_CASE("a spawned task ends by itself and leaves nothing", "[job]") {
     virtual_loop on;
     int ended = 0;
     auto work = [&]() -> task<> {
-        co_await sleep_for(1s);
+        (co_await sleep_for(1s)).value();
         ++ended;
     };
     spawn(on, work());

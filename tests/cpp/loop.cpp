@@ -8,6 +8,8 @@
 
 #include <sys/wait.h>
 
+#include <zloop/job.hpp>
+#include <zloop/sleep.hpp>
 #include <zloop/testing.hpp>
 
 #include "catch.hpp"

@@ -7,7 +7,7 @@
 
 namespace probes {
 
-/// Calls of operator new so far, by any thread.
+/// Calls of operator new so far, by any thread; under AddressSanitizer none are counted.
 std::size_t allocations() noexcept;
 
 /// Bytes of stack between this call's frame and `base`'s.
