@@ -40,14 +40,29 @@ double seconds_from(double converted) {
 int descriptor_of(PyObject* object) {
     const int descriptor = PyObject_AsFileDescriptor(object);
     if (descriptor < 0) {
-        // selectors' words, and its exception.
-        PyErr_Clear();
+        if (PyErr_ExceptionMatches(PyExc_OverflowError)) {
+            throw py::error_set{};
+        }
+        PyErr_Clear();  // selectors' words, and its exception:
         if (PyLong_Check(object)) {
             py::raise_format(PyExc_ValueError, "Invalid file descriptor: %S", object);
         }
         py::raise_format(PyExc_ValueError, "Invalid file object: %R", object);
     }
     return descriptor;
+}
+
+/// As above for whom may be unknown: -1 for a number that no descriptor has.
+int known_descriptor_of(PyObject* object) {
+    try {
+        return descriptor_of(object);
+    } catch (const py::error_set&) {
+        if (!PyErr_ExceptionMatches(PyExc_OverflowError)) {
+            throw;
+        }
+        PyErr_Clear();
+        return -1;
+    }
 }
 
 /// What call_soon and its sisters are called with: a time or a descriptor first, or not, the callback,
@@ -279,6 +294,7 @@ void drop_everything(LoopCore& core) noexcept {
         return;
     }
     core.dropping = true;
+    core.loop->abandon_if_inherited();
     while (!core.acceptors.empty()) {
         stop_acceptor(core, core.acceptors.begin()->first);
     }
@@ -557,11 +573,11 @@ py::ref LoopCore::add_writer(const py::arguments& args) {
 }
 
 py::ref LoopCore::remove_reader(PyObject* descriptor) {
-    return py::boolean(loop && !closed && remove_watch(*this, readers, descriptor_of(descriptor)));
+    return py::boolean(loop && !closed && remove_watch(*this, readers, known_descriptor_of(descriptor)));
 }
 
 py::ref LoopCore::remove_writer(PyObject* descriptor) {
-    return py::boolean(loop && !closed && remove_watch(*this, writers, descriptor_of(descriptor)));
+    return py::boolean(loop && !closed && remove_watch(*this, writers, known_descriptor_of(descriptor)));
 }
 
 py::ref LoopCore::watched_events(PyObject* descriptor) {
@@ -570,7 +586,7 @@ py::ref LoopCore::watched_events(PyObject* descriptor) {
 }
 
 py::ref LoopCore::transport_on(PyObject* descriptor) {
-    const auto index = static_cast<std::size_t>(descriptor_of(descriptor));
+    const auto index = static_cast<std::size_t>(known_descriptor_of(descriptor));
     SocketTransport* found = index < transport_of.size() ? transport_of[index] : nullptr;
     return found != nullptr ? py::ref::borrow(found->self()) : py::none();
 }

@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cstring>
+#include <limits>
 
 #include "names.hpp"
 
@@ -63,6 +64,20 @@ private:
     Py_buffer view_;
     bool held_ = false;
 };
+
+namespace {
+
+/// A limit in bytes that asyncio has checked: a number that is not negative.
+std::size_t size_of(PyObject* value) {
+    const double size = PyFloat_AsDouble(value);
+    if (size == -1.0 && PyErr_Occurred()) {
+        throw py::error_set{};
+    }
+    constexpr auto most = std::numeric_limits<std::ptrdiff_t>::max();
+    return size < static_cast<double>(most) ? static_cast<std::size_t>(size) : static_cast<std::size_t>(most);
+}
+
+}  // namespace
 
 // Birth.
 
@@ -598,52 +613,17 @@ py::ref SocketTransport::get_write_buffer_size() {
     return py::ref::steal(PyLong_FromSize_t(buffer_size()));
 }
 
-py::ref SocketTransport::get_write_buffer_limits() {
-    return py::ref::steal(Py_BuildValue("nn", static_cast<Py_ssize_t>(low_water), static_cast<Py_ssize_t>(high_water)));
-}
-
-py::ref SocketTransport::set_write_buffer_limits(const py::arguments& args) {
-    PyObject* given[2] = {Py_None, Py_None};  // high, low
-    static constexpr const char* names[] = {"high", "low"};
-    if (args.count > 2) {
-        py::raise_format(PyExc_TypeError, "set_write_buffer_limits() takes at most 2 arguments (%zd given)", args.count);
-    }
-    std::copy(args.values, args.values + args.count, given);
-    for (Py_ssize_t index = 0; index < args.keyword_count(); ++index) {
-        bool known = false;
-        for (int which = 0; which < 2; ++which) {
-            if (PyUnicode_CompareWithASCIIString(args.keyword_name(index), names[which]) == 0) {
-                given[which] = args.keyword_value(index);
-                known = true;
-            }
-        }
-        if (!known) {
-            py::raise_format(PyExc_TypeError, "set_write_buffer_limits() got an unexpected keyword argument %R",
-                             args.keyword_name(index));
-        }
-    }
-    const auto number = [](PyObject* value) {
-        const py::ref whole = py::ref::steal(PyNumber_Long(value));
-        const long long size = PyLong_AsLongLong(whole.get());
-        if (size == -1 && PyErr_Occurred()) {
-            throw py::error_set{};
-        }
-        return size;
-    };
-    long long low = given[1] != Py_None ? number(given[1]) : -1;
-    const long long high = given[0] != Py_None ? number(given[0]) : given[1] != Py_None ? 4 * low : 64 * 1024;
-    if (given[1] == Py_None) {
-        low = high / 4 - (high % 4 < 0 ? 1 : 0);  // rounded down, as Python divides
-    }
-    if (!(high >= low && low >= 0)) {
-        py::raise_format(PyExc_ValueError, "high (%lld) must be >= low (%lld) must be >= 0", high, low);
-    }
+py::ref SocketTransport::maybe_pause_protocol() {
     flush_own_cork();
-    high_water = static_cast<std::size_t>(high);
-    low_water = static_cast<std::size_t>(low);
     maybe_pause_writing();
     return py::none();
 }
+
+py::ref SocketTransport::get_protocol_paused() { return py::boolean(writing_paused); }
+py::ref SocketTransport::get_high_water() { return py::ref::steal(PyLong_FromSize_t(high_water)); }
+py::ref SocketTransport::get_low_water() { return py::ref::steal(PyLong_FromSize_t(low_water)); }
+void SocketTransport::set_high_water(PyObject* value) { high_water = size_of(value); }
+void SocketTransport::set_low_water(PyObject* value) { low_water = size_of(value); }
 
 // The end.
 
@@ -858,27 +838,34 @@ PyObject* SocketTransport::python_socket() {
 }
 
 py::ref SocketTransport::get_extra_info(const py::arguments& args) {
-    PyObject* name = args.count > 0 ? args.values[0] : nullptr;
-    PyObject* fallback = args.count > 1 ? args.values[1] : Py_None;
-    for (Py_ssize_t index = 0; index < args.keyword_count(); ++index) {
-        const bool is_name = PyUnicode_CompareWithASCIIString(args.keyword_name(index), "name") == 0;
-        (is_name ? name : fallback) = args.keyword_value(index);
-    }
-    if (name == nullptr) {
-        py::raise(PyExc_TypeError,
-                  "BaseTransport.get_extra_info() missing 1 required positional argument: 'name'");
-    }
-    if (extra != nullptr) {
-        PyObject* found = PyDict_GetItemWithError(extra, name);
-        if (found != nullptr) {
-            return py::ref::borrow(found);
+    // Known names first; asyncio's own method looks into `_extra`, and refuses bad arguments.
+    const bool plain = args.keyword_count() == 0 && (args.count == 1 || args.count == 2);
+    if (plain && PyUnicode_Check(args.values[0])) {
+        if (py::ref found = known_extra_info(args.values[0])) {
+            return found;
         }
-        if (PyErr_Occurred()) {
+    }
+    if (extra == nullptr) {
+        extra = py::ref::steal(PyDict_New()).release();
+    }
+    for (const char* name : {"peername", "sockname", "socket"}) {
+        const py::ref key = py::text(name);
+        const py::ref known = plain ? nullptr : known_extra_info(key.get());
+        if (known && PyDict_SetItem(extra, key.get(), known.get()) != 0) {
             throw py::error_set{};
         }
     }
-    if (!PyUnicode_Check(name)) {
-        return py::ref::borrow(fallback);
+    const py::ref function = py::attribute(reinterpret_cast<PyObject*>(Py_TYPE(self())->tp_base), "get_extra_info");
+    std::vector<PyObject*> all{self()};
+    all.insert(all.end(), args.values, args.values + args.count + args.keyword_count());
+    return py::ref::steal(
+        PyObject_Vectorcall(function.get(), all.data(), static_cast<std::size_t>(args.count) + 1, args.keywords));
+}
+
+/// What an _extra dict of asyncio's holds from the start; ours is made when somebody asks.
+py::ref SocketTransport::known_extra_info(PyObject* name) {
+    if (extra != nullptr && PyDict_Contains(extra, name) == 1) {
+        return nullptr;
     }
     if (PyUnicode_CompareWithASCIIString(name, "peername") == 0) {
         if (!peername) {
@@ -894,7 +881,7 @@ py::ref SocketTransport::get_extra_info(const py::arguments& args) {
     }
     if (PyUnicode_CompareWithASCIIString(name, "socket") == 0) {
         flush_own_cork();
-        const py::ref wrapped = py::call(core->state->transport_socket.get(), python_socket());
+        py::ref wrapped = py::call(core->state->transport_socket.get(), python_socket());
         if (extra == nullptr) {
             extra = py::ref::steal(PyDict_New()).release();
         }
@@ -903,7 +890,7 @@ py::ref SocketTransport::get_extra_info(const py::arguments& args) {
         }
         return wrapped;
     }
-    return py::ref::borrow(fallback);
+    return nullptr;
 }
 
 py::ref SocketTransport::repr() {
@@ -986,18 +973,18 @@ void add_socket_transport_type(PyObject* module, module_state& state) {
         py::method<&SocketTransport::get_extra_info>("get_extra_info", "get_extra_info($self, name, default=None)\n--\n\nasyncio.BaseTransport.get_extra_info"),
         py::method<&SocketTransport::get_write_buffer_size>("get_write_buffer_size",
                                                             "get_write_buffer_size($self)\n--\n\nasyncio.WriteTransport.get_write_buffer_size"),
-        py::method<&SocketTransport::get_write_buffer_limits>("get_write_buffer_limits",
-                                                              "get_write_buffer_limits($self)\n--\n\nasyncio.WriteTransport.get_write_buffer_limits"),
-        py::method<&SocketTransport::set_write_buffer_limits>("set_write_buffer_limits",
-                                                              "set_write_buffer_limits($self, high=None, low=None)\n--\n\nasyncio.WriteTransport.set_write_buffer_limits"),
         py::method<&SocketTransport::begin_reading>("_begin_reading", "Start to read; connection_made was called."),
         py::method<&SocketTransport::call_connection_lost>("_call_connection_lost", "asyncio's."),
+        py::method<&SocketTransport::maybe_pause_protocol>("_maybe_pause_protocol", "asyncio's."),
         py::method<&SocketTransport::force_close_with>("_force_close", "asyncio's."),
         {},
     };
     static PyGetSetDef properties[] = {
         py::property<&SocketTransport::get_fd>("_sock_fd", "The descriptor's number, also once it is closed."),
         py::property<&SocketTransport::get_loop>("_loop", "The loop."),
+        py::property<&SocketTransport::get_protocol_paused>("_protocol_paused", "Whether pause_writing() was called last."),
+        py::property<&SocketTransport::get_high_water, &SocketTransport::set_high_water>("_high_water", "asyncio's."),
+        py::property<&SocketTransport::get_low_water, &SocketTransport::set_low_water>("_low_water", "asyncio's."),
         {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, "Attributes of its user.", nullptr},
         {},
     };
@@ -1021,9 +1008,9 @@ void add_socket_transport_type(PyObject* module, module_state& state) {
     PyType_Spec spec = {"zloop._zloop.SocketTransport", sizeof(SocketTransport), 0,
                         Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots};
     const py::ref transports = py::import("asyncio.transports");
-    const py::ref base = py::attribute(transports.get(), "Transport");
+    const py::ref base = py::attribute(transports.get(), "_FlowControlMixin");
     if (reinterpret_cast<PyTypeObject*>(base.get())->tp_basicsize != offsetof(transport_slots, dict)) {
-        py::raise(PyExc_ImportError, "zloop does not know this asyncio: Transport has other slots");
+        py::raise(PyExc_ImportError, "zloop does not know this asyncio: its transports have other slots");
     }
     const py::ref bases = py::ref::steal(PyTuple_Pack(1, base.get()));
     state.socket_transport_type = py::ref::steal(PyType_FromModuleAndSpec(module, &spec, bases.get()));

@@ -58,8 +58,11 @@ union ip_address {
     sockaddr_in6 v6;
 };
 
+/// What asyncio's transports begin with. Their base here is _FlowControlMixin, as stock's: its Python code
+/// sets the limits, and sendfile's fallback asks for it.
 struct transport_slots : py::object {
-    PyObject* extra;  // asyncio.BaseTransport's slot
+    PyObject* extra;
+    PyObject* mixin[4];  // unused: high and low water, loop and pause are below
     PyObject* dict;
     PyObject* weak_references;
 };
@@ -124,8 +127,12 @@ struct SocketTransport : transport_slots, socket_transport_fields {
     py::ref set_protocol(const py::arguments& args);
     py::ref get_extra_info(const py::arguments& args);
     py::ref get_write_buffer_size();
-    py::ref get_write_buffer_limits();
-    py::ref set_write_buffer_limits(const py::arguments& args);
+    py::ref maybe_pause_protocol();
+    py::ref get_protocol_paused();
+    py::ref get_high_water();
+    void set_high_water(PyObject* value);
+    py::ref get_low_water();
+    void set_low_water(PyObject* value);
     py::ref begin_reading();
     py::ref call_connection_lost(PyObject* error);
     py::ref force_close_with(PyObject* error);
@@ -190,6 +197,7 @@ private:
     void detach_from_server() noexcept;
     void release_if_over() noexcept;
     PyObject* python_socket();
+    py::ref known_extra_info(PyObject* name);
 };
 
 /// Whether asyncio disables Nagle's algorithm on this Python socket: on every TCP one.

@@ -18,7 +18,7 @@ from .loop import Loop
 _T = _TypeVar("_T")
 
 if _TYPE_CHECKING:
-    from .policy import EventLoopPolicy
+    from .policy import EventLoopPolicy as EventLoopPolicy
 
 __all__ = ["Loop", "__version__", "get_include", "new_event_loop", "run"]
 
@@ -45,10 +45,12 @@ def get_include() -> str:
     return _os.path.join(_os.path.dirname(__file__), "include")
 
 
-def __getattr__(name: str) -> _Any:
-    # On demand: from 3.14 on, a look at asyncio's policy classes warns.
-    if name == "EventLoopPolicy" and name in __all__:
-        from .policy import EventLoopPolicy
+if not _TYPE_CHECKING:
 
-        return EventLoopPolicy
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name):
+        # On demand: from 3.14 on, a look at asyncio's policy classes warns.
+        if name == "EventLoopPolicy" and name in __all__:
+            from .policy import EventLoopPolicy
+
+            return EventLoopPolicy
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

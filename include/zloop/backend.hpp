@@ -114,6 +114,9 @@ public:
     /// Ends a wait() that sleeps, or the next one. From any thread.
     virtual void wake() noexcept = 0;
 
+    /// Lets go of what is shared with the process that this one is a fork of, and leaves it as it is there.
+    virtual void abandon() noexcept {}
+
     /// The loop's ready queue: where outcomes go. Set once, by the loop.
     void deliver_to(op_queue& ready) noexcept { ready_ = &ready; }
 

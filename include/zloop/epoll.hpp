@@ -73,6 +73,11 @@ public:
         static_cast<void>(!::write(wake_, &one, sizeof one));
     }
 
+    void abandon() noexcept override {
+        close_own();
+        epoll_ = wake_ = -1;  // what is asked from here on fails, and changes nothing
+    }
+
 private:
     static constexpr std::uint64_t level_bit = 0x8000'0000;  // beside the descriptor, which is an int
     static constexpr std::uint64_t wake_tag = ~std::uint64_t{0};

@@ -30,7 +30,8 @@ protected:
     ~clock_source() = default;
 };
 
-/// Called around a wait that really blocks, on the loop's thread: to let go of a lock meanwhile.
+/// Called around each look at the kernel, whether it sleeps or not, on the loop's thread: to let go of a
+/// lock meanwhile. A busy loop looks every 16th turn, or after 100 us.
 class wait_hook {
 public:
     virtual void before_wait() noexcept = 0;
@@ -157,12 +158,22 @@ public:
 
     /// Cancels the root scope and runs what is queued until nothing is.
     void shut_down() noexcept {
+        abandon_if_inherited();
         root_.cancel();
         take_inbox();
         while (!ready_.empty()) {
             interrupted_ = false;
             run_ready();
             take_inbox();
+        }
+    }
+
+    /// Whether this process is a fork of the loop's. Then the loop can only be shut down: the kernel's
+    /// side of it is the parent's, and stays as it is.
+    bool is_inherited() const noexcept { return detail::forks.load(std::memory_order_relaxed) != forks_; }
+    void abandon_if_inherited() noexcept {
+        if (is_inherited()) {
+            backend_->abandon();
         }
     }
 
@@ -181,7 +192,7 @@ private:
     static constexpr nanoseconds most_unpolled_time = std::chrono::microseconds(100);
 
     void check_process() const {
-        if (detail::forks.load(std::memory_order_relaxed) != forks_) {
+        if (is_inherited()) {
             throw std::logic_error("a loop does not run in a fork of its process; make a new one");
         }
     }
@@ -200,13 +211,11 @@ private:
                 ++unpolled_turns_;
                 return current;
             }
-            wait(nanoseconds::zero());
+            ask(nanoseconds::zero());
         } else {
             const nanoseconds sleep = until_next_timer(current, limit);
-            if (sleep == nanoseconds::zero()) {
-                wait(sleep);
-            } else {
-                block(sleep);
+            ask(sleep);
+            if (sleep != nanoseconds::zero()) {
                 current = now();
             }
         }
@@ -226,32 +235,25 @@ private:
         return next - current < limit ? next - current : limit;
     }
 
-    void block(nanoseconds limit) {
-        sleeping_.store(true, std::memory_order_seq_cst);
-        if (inbox_full_.load(std::memory_order_seq_cst)) {
-            sleeping_.store(false, std::memory_order_relaxed);
-            wait(nanoseconds::zero());
-            return;
+    /// Asks the kernel for what has happened, and sleeps for it up to `limit`.
+    void ask(nanoseconds limit) {
+        if (limit != nanoseconds::zero()) {
+            sleeping_.store(true, std::memory_order_seq_cst);
+            if (inbox_full_.load(std::memory_order_seq_cst)) {
+                limit = nanoseconds::zero();
+            }
+            ++stats_.waits;
         }
-        ++stats_.waits;
+        ++stats_.polls;
         if (hook_ != nullptr) {
             hook_->before_wait();
-            const std::error_code error = ask(limit);
-            hook_->after_wait();
-            sleeping_.store(false, std::memory_order_relaxed);
-            check(error);
-        } else {
-            const std::error_code error = ask(limit);
-            sleeping_.store(false, std::memory_order_relaxed);
-            check(error);
         }
-    }
-
-    void wait(nanoseconds limit) { check(ask(limit)); }
-
-    std::error_code ask(nanoseconds limit) noexcept {
-        ++stats_.polls;
-        return backend_->wait(limit == forever ? nanoseconds(-1) : limit);
+        const std::error_code error = backend_->wait(limit == forever ? nanoseconds(-1) : limit);
+        if (hook_ != nullptr) {
+            hook_->after_wait();
+        }
+        sleeping_.store(false, std::memory_order_relaxed);
+        check(error);
     }
 
     static void check(std::error_code error) {

@@ -183,7 +183,8 @@ def run_ours(
 ) -> tuple[Outcomes, list[str]]:
     """What our loop does with the tests, and which of them needed another chance.
 
-    A failure that stock shares, or that the list expects, needs none.
+    A failure that stock shares, or that the list expects, needs none. A crash gets none: a process
+    that dies now and then is not the machine's doing.
     """
     wanted = chosen(listed, options.k)
     print(f"{side.name}: {len(wanted)} tests to run", flush=True)
@@ -191,7 +192,9 @@ def run_ours(
     doubtful = [
         test
         for test in differences(reference, outcomes)
-        if test in wanted and not any(entry.covers(test) for entry in entries)
+        if test in wanted
+        and outcomes[test].kind != "crash"
+        and not any(entry.covers(test) for entry in entries)
     ]
     flaky = retry(side, outcomes, doubtful, options)
     return outcomes | without_tests(listed), flaky

@@ -16,21 +16,6 @@ using namespace support;
 
 namespace {
 
-struct pipe_ends {
-    fd out, in;
-    pipe_ends() {
-        int both[2];
-        REQUIRE(::pipe2(both, O_NONBLOCK | O_CLOEXEC) == 0);
-        out.reset(both[0]);
-        in.reset(both[1]);
-    }
-    void write() { CHECK(::write(in.get(), "x", 1) == 1); }
-    void read() {
-        char byte;
-        CHECK(::read(out.get(), &byte, 1) == 1);
-    }
-};
-
 // A backend without a loop: what one wait() queues can be counted.
 struct fixture {
     epoll_backend kernel;

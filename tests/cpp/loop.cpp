@@ -271,11 +271,9 @@ TEST_CASE("a busy loop asks the kernel after 100 microseconds", "[loop]") {
 
 TEST_CASE("a busy loop still sees the kernel's events", "[loop]") {
     loop on;
-    int ends[2];
-    REQUIRE(::pipe2(ends, O_NONBLOCK | O_CLOEXEC) == 0);
-    const fd out(ends[0]), in(ends[1]);
+    pipe_ends pipe;
     bool seen = false;
-    lookout readable(out.get(), direction::read, [&] { seen = true; });
+    lookout readable(pipe.out.get(), direction::read, [&] { seen = true; });
     std::optional<callback> busy;
     busy.emplace([&] {
         if (!seen) {
@@ -285,7 +283,7 @@ TEST_CASE("a busy loop still sees the kernel's events", "[loop]") {
     REQUIRE(!on.kernel().watch(readable));
     on.push(*busy);
     on.run_once();
-    REQUIRE(::write(in.get(), "x", 1) == 1);
+    pipe.write();
 
     int turns = 0;
     while (!seen && turns < 100) {
@@ -399,39 +397,49 @@ struct counting_hook : wait_hook {
 
 }  // namespace
 
-TEST_CASE("the wait hook is called around a wait that blocks, and no other", "[loop]") {
+TEST_CASE("the wait hook is called around each look at the kernel, and at no other time", "[loop]") {
     idle_loop on;
     fixed_clock clock;
     counting_hook hook;
-    callback ready([] {});
+    std::optional<callback> busy;
+    busy.emplace([&] { on.push(*busy); });
     on.use_clock(&clock);
     on.use_wait_hook(&hook);
-
-    on.run_once(0ns);
-    on.push(ready);
-    on.run_once();
-    on.post(ready);
-    on.run_once();
-    CHECK(hook.before == 0);
 
     on.run_once(1s);
     CHECK(hook.before == 1);
     CHECK(hook.after == 1);
 
-    // Posted at the last moment, when the loop has already decided to sleep.
-    bool posted = false;
-    clock.when_asked = [&] {
+    on.push(*busy);
+    for (int turn = 0; turn < 100; ++turn) {
+        on.run_once();
+    }
+    CHECK(hook.before == static_cast<int>(on.stats().polls));
+    CHECK(hook.after == hook.before);
+    CHECK(hook.before < 10);
+
+    busy.emplace([] {});
+    on.shut_down();
+    CHECK(hook.after < 10);
+}
+
+TEST_CASE("what is posted when the loop has just decided to sleep keeps it awake", "[loop]") {
+    idle_loop on;
+    fixed_clock clock;
+    bool ran = false;
+    callback ready([&] { ran = true; });
+    on.use_clock(&clock);
+    clock.when_asked = [&, posted = false]() mutable {
         if (!std::exchange(posted, true)) {
             on.post(ready);
         }
     };
-    const auto turns = on.stats().turns;
+
     on.run_once(1s);
-    CHECK(posted);
-    CHECK(hook.before == 1);
-    CHECK(on.stats().turns == turns + 1);
-    CHECK(on.stats().waits == 1);
-    CHECK(on.kernel().waits.back() == 0ns);
+
+    CHECK(ran);
+    CHECK(on.kernel().waits == std::vector{0ns});
+    CHECK(on.kernel().wakes == 0);
 }
 
 TEST_CASE("interrupt leaves the rest of the turn queued, in order", "[loop]") {
@@ -596,4 +604,33 @@ TEST_CASE("a fork makes loops of its own, and so does its fork", "[loop]") {
     };
 
     CHECK(true_in_child([&] { return run(work()) == 5 && true_in_child([&] { return run(work()) == 5; }); }));
+}
+
+TEST_CASE("a fork ends the loop that it inherited and leaves its parent's as it was", "[loop]") {
+    auto on = std::make_unique<loop>();
+    connection with(*on, kind::unix_socket);
+    std::string seen;
+    auto reads = [&](stream socket) -> task<> {
+        const auto received = co_await socket.receive();
+        seen = received ? text_of(*received) : received.error().message();
+    };
+    pipe_ends pipe;
+    lookout readable(pipe.out.get(), direction::read, [&] { seen += " and the watcher"; });
+    spawn(*on, reads(std::move(with.socket)));
+    REQUIRE(!on->kernel().watch(readable));
+    on->run_once(0ns);
+
+    CHECK(true_in_child([&] {
+        on->kernel().unwatch(readable);
+        on.reset();
+        return seen == system_error_code(ECANCELED).message();
+    }));
+
+    with.sends("to the parent");
+    on->run_once(1s);
+    CHECK(seen == "to the parent");
+    pipe.write();
+    on->run_once(1s);
+    CHECK(seen == "to the parent and the watcher");
+    on->kernel().unwatch(readable);
 }

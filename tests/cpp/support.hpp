@@ -77,6 +77,22 @@ inline bool is_readable(int descriptor, int patience_ms = 0) {
     return ::poll(&asked, 1, patience_ms) == 1;
 }
 
+/// A pipe, non-blocking at both ends.
+struct pipe_ends {
+    zloop::fd out, in;
+    pipe_ends() {
+        int both[2];
+        REQUIRE(::pipe2(both, O_NONBLOCK | O_CLOEXEC) == 0);
+        out.reset(both[0]);
+        in.reset(both[1]);
+    }
+    void write() { CHECK(::write(in.get(), "x", 1) == 1); }
+    void read() {
+        char byte;
+        CHECK(::read(out.get(), &byte, 1) == 1);
+    }
+};
+
 enum class kind { tcp, unix_socket };
 
 /// A stream of `on`, and a blocking descriptor that plays its peer.

@@ -7,19 +7,21 @@ unexpected, no descriptor may leak, no garbage may warn, and nothing may hang.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import faulthandler
 import gc
 import inspect
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
 from helpers import FACTORIES, Peer, tcp_pair
 
-HANG_SECONDS = 25
+HANG_SECONDS = 25  # of a test; of one marked slow, four times that
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,12 +36,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Any:
+    seconds = HANG_SECONDS * (4 if item.get_closest_marker("slow") else 1)
+
     def hung(*_: Any) -> None:
-        raise KeyboardInterrupt(f"hung for {HANG_SECONDS} s")  # what every loop lets through
+        raise KeyboardInterrupt(f"hung for {seconds} s")  # what every loop lets through
 
     before = signal.signal(signal.SIGALRM, hung)
-    signal.alarm(HANG_SECONDS)
-    faulthandler.dump_traceback_later(HANG_SECONDS + 15, exit=True)  # stuck outside Python
+    signal.alarm(seconds)
+    faulthandler.dump_traceback_later(seconds + 15, exit=True)  # stuck outside Python
     try:
         return (yield)
     except KeyboardInterrupt as exc:
@@ -179,3 +183,29 @@ def connect(request: pytest.FixtureRequest, loop: Any) -> Iterator[Connect]:
 
     if not loop.is_closed():
         loop.run_until_complete(settle())
+
+
+@dataclasses.dataclass
+class Contexts:
+    """Of a server called localhost, and of a client that trusts it."""
+
+    server: ssl.SSLContext
+    client: ssl.SSLContext
+
+
+@pytest.fixture(scope="session")
+def certificates() -> Any:
+    trustme = pytest.importorskip("trustme", reason="trustme makes the certificates")
+    authority = trustme.CA()
+    return authority, authority.issue_cert("localhost", "127.0.0.1")
+
+
+@pytest.fixture
+def tls(certificates: Any) -> Contexts:
+    authority, certificate = certificates
+    contexts = Contexts(
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
+    )
+    certificate.configure_cert(contexts.server)
+    authority.configure_trust(contexts.client)
+    return contexts

@@ -165,7 +165,9 @@ def tcp_pair(family: int = socket.AF_INET) -> tuple[socket.socket, socket.socket
 
 def data_segments_sent(sock: Any) -> int:
     """How many TCP segments with data left: without Nagle, one a system call of small writes."""
-    return struct.unpack_from("I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192), 156)[0]
+    return struct.unpack_from("I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192), 156)[
+        0
+    ]
 
 
 async def turns(count: int = 1) -> None:

@@ -208,7 +208,9 @@ async def test_a_protocol_that_raises_harms_no_other(loop, errors):
     assert isinstance(errors.pop()["exception"], ZeroDivisionError)
 
 
-@pytest.mark.parametrize("message", [b"", b"\x00" * 1000, b"\xff" * 70000, b"GET / HTTP/1.1\r\n\r\n"])
+@pytest.mark.parametrize(
+    "message", [b"", b"\x00" * 1000, b"\xff" * 70000, b"GET / HTTP/1.1\r\n\r\n"]
+)
 async def test_garbage_is_just_bytes(loop, message):
     async with World(loop) as world:
         sock = await world.connect()

@@ -13,8 +13,9 @@ import warnings
 import weakref
 
 import pytest
-import zloop
 from helpers import PATIENCE, Recorder, check_program, tcp_pair
+
+import zloop
 
 quiet = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
@@ -99,7 +100,9 @@ def test_a_future_of_another_loop_is_refused(loop, new_loop):
 
 @pytest.mark.parametrize("what", [None, 5, print])
 def test_run_until_complete_refuses_what_cannot_be_awaited(loop, what):
-    with pytest.raises(TypeError, match="asyncio.Future, a coroutine or an awaitable is required"):
+    with pytest.raises(
+        TypeError, match=r"asyncio\.Future, a coroutine or an awaitable is required"
+    ):
         loop.run_until_complete(what)
 
 

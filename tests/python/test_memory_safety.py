@@ -213,7 +213,8 @@ def test_handles_that_are_cancelled_while_they_run():
 
 
 def test_handles_kept_used_and_dropped_after_their_loop():
-    check("""
+    check(
+        """
     handles = []
     for _ in range(20):
         loop = zloop.new_event_loop()
@@ -229,7 +230,8 @@ def test_handles_kept_used_and_dropped_after_their_loop():
             handle.cancel()
         handles.clear()
         gc.collect()
-    """.replace("print", "id"))
+    """.replace("print", "id")
+    )
 
 
 def test_a_callback_that_drops_the_loop():

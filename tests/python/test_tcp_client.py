@@ -73,7 +73,9 @@ async def test_ipv6(loop):
             listener = stack.enter_context(listening(socket.AF_INET6))
         except OSError as exc:
             pytest.skip(f"this machine has no IPv6: {exc}")
-        transport, protocol = await loop.create_connection(Recorder, "::1", listener.getsockname()[1])
+        transport, protocol = await loop.create_connection(
+            Recorder, "::1", listener.getsockname()[1]
+        )
         assert transport.get_extra_info("peername") == listener.getsockname()
         assert len(transport.get_extra_info("sockname")) == 4
         transport.close()
@@ -84,9 +86,7 @@ async def test_a_refused_connection_raises_asyncios_error(loop):
     port = unused_port()
     with pytest.raises(ConnectionRefusedError) as raised:
         await loop.create_connection(Recorder, "127.0.0.1", port)
-    assert str(raised.value) == (
-        f"[Errno 111] Connect call failed ('127.0.0.1', {port})"
-    )
+    assert str(raised.value) == (f"[Errno 111] Connect call failed ('127.0.0.1', {port})")
 
 
 async def test_an_unknown_host_raises_gaierror(loop):
@@ -110,7 +110,10 @@ async def test_happy_eyeballs(loop):
         real = loop.getaddrinfo
 
         async def two_addresses(host, port, **options):
-            return [*await real("127.0.0.5", port, **options), *await real("127.0.0.1", port, **options)]
+            return [
+                *await real("127.0.0.5", port, **options),
+                *await real("127.0.0.1", port, **options),
+            ]
 
         loop.getaddrinfo = two_addresses
         transport, protocol = await loop.create_connection(

@@ -262,7 +262,7 @@ async def test_backpressure_reaches_the_peer(loop, connect):
 
 async def test_the_peers_end_closes_by_default(connect):
     protocol = Recorder()
-    transport, peer = await connect(protocol)
+    _transport, peer = await connect(protocol)
     peer.half_close()
     await protocol.until("connection_lost")
     assert protocol.seen == ["connection_made", "eof_received", "connection_lost"]

@@ -12,9 +12,9 @@ import sys
 from unittest import mock
 
 import pytest
-import zloop
 from helpers import PATIENCE, Recorder, data_segments_sent, environment, turns
 
+import zloop
 
 HIGH = 64 * 1024  # asyncio's high-water mark
 
@@ -134,7 +134,7 @@ async def test_many_parts_of_a_backlog_arrive_in_order(connect):
 
 async def test_both_directions_at_once(connect):
     protocol = Recorder(data_received=lambda self, data: self.transport.write(data))
-    transport, peer = await connect(protocol)
+    _transport, peer = await connect(protocol)
     message = bytes(range(256)) * 16384
     received, _ = await asyncio.gather(peer.receive_exactly(len(message)), peer.send(message))
     assert received == message
@@ -232,7 +232,7 @@ async def test_the_writes_of_one_callback_leave_together(loop, connect, parts):
 @pytest.mark.parametrize("new_loop", ["zloop"], indirect=True)
 async def test_writes_of_different_callbacks_leave_apart(loop, connect):
     protocol = Recorder()
-    transport, peer = await connect(protocol)
+    transport, _peer = await connect(protocol)
     before = data_segments_sent(sock := transport.get_extra_info("socket"))
     loop.call_soon(transport.write, b"one")
     loop.call_soon(transport.write, b"two")
@@ -676,7 +676,14 @@ def test_a_message_costs_one_wait_one_read_and_one_write(tmp_path):
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
     log = tmp_path / "calls"
-    command = ["strace", "-f", "-o", str(log), "-e", "trace=network,epoll_ctl,epoll_wait,epoll_pwait2,epoll_pwait"]
+    command = [
+        "strace",
+        "-f",
+        "-o",
+        str(log),
+        "-e",
+        "trace=network,epoll_ctl,epoll_wait,epoll_pwait2,epoll_pwait",
+    ]
     probe = subprocess.run([*command, "true"], capture_output=True, text=True)
     if probe.returncode:
         pytest.skip(f"strace may not trace here: {probe.stderr.strip()}")
@@ -696,7 +703,9 @@ def test_a_message_costs_one_wait_one_read_and_one_write(tmp_path):
             sock.recv(8)
         assert server.wait(PATIENCE) == 0
     calls = [line.split(" ", 1)[1].strip() for line in log.read_text().splitlines()]
-    first = next(number for number, call in enumerate(calls) if "accept4" in call and "= -1" not in call)
+    first = next(
+        number for number, call in enumerate(calls) if "accept4" in call and "= -1" not in call
+    )
     served = [call.split("(")[0] for call in calls[first:]]
     assert served.count("recvfrom") <= messages + 3
     assert served.count("sendmsg") + served.count("sendto") <= messages + 3

@@ -23,7 +23,7 @@ httpx = pytest.importorskip("httpx", reason="httpx drives these tests")
 pytest.importorskip("uvicorn", reason="these tests are about uvicorn")
 pytest.importorskip("websockets", reason="websockets drives these tests")
 
-APP = '''
+APP = """
 import asyncio, json
 
 async def body_of(receive):
@@ -67,11 +67,12 @@ async def app(scope, receive, send):
         answer = {"loop": type(loop).__module__, "length": len(body)}
         await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
     elif path == "/slow":
+        print("slow began", flush=True)
         await asyncio.sleep(0.3)
         await send({"type": "http.response.body", "body": b"slow"})
     else:
         await send({"type": "http.response.body", "body": body or b"hello"})
-'''
+"""
 
 
 class Served:
@@ -302,7 +303,8 @@ def test_a_request_under_way_is_answered_before_the_end(tmp_path):
     with uvicorn(tmp_path) as served:
         sock = socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE)
         sock.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
-        time.sleep(0.1)  # the request has arrived; the signal comes while it sleeps
+        while "slow began" not in served.log.read_text():
+            time.sleep(0.01)
     received = b""
     with sock:
         while more := sock.recv(65536):
@@ -362,6 +364,10 @@ async def main():
 zloop.run(main())
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, timeout=20
+        [sys.executable, "-c", program],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=20,
     )
     assert (done.returncode, done.stderr) == (0, "")

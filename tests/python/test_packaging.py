@@ -1,0 +1,91 @@
+"""What an installation brings: version, headers, types."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import ROOT, check_program
+
+import zloop
+
+PACKAGE = Path(zloop.__file__).parent
+PROGRAM = """
+#include <zloop/zloop.hpp>
+
+zloop::task<void> nothing() { co_return; }
+int main() { zloop::loop loop; }
+"""
+
+
+def test_the_version_is_one():
+    assert re.fullmatch(r"\d+\.\d+\.\d+((a|b|rc|\.dev)\d+)?", zloop.__version__)
+    try:
+        installed = importlib.metadata.version("zloop")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("zloop is not installed here, only importable")
+    assert installed == zloop.__version__
+
+
+def test_the_package_is_typed():
+    assert (PACKAGE / "py.typed").is_file()
+    stub = PACKAGE / "_zloop.pyi"
+    assert stub.is_file()
+    assert "class LoopCore" in stub.read_text()
+
+
+def test_get_include_has_the_headers():
+    folder = Path(zloop.get_include())
+    assert folder.is_absolute()
+    assert (folder / "zloop" / "zloop.hpp").is_file(), folder
+    wanted = {path.name for path in (ROOT / "include" / "zloop").glob("*.hpp")}
+    assert wanted == {path.name for path in (folder / "zloop").glob("*.hpp")}
+
+
+def test_a_cpp_program_compiles_with_get_include(tmp_path):
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("no C++ compiler is installed")
+    (tmp_path / "program.cpp").write_text(PROGRAM)
+    command = f"{compiler} -std=c++20 -fsyntax-only -Wall -Wextra -Werror -I {zloop.get_include()}"
+    done = subprocess.run(
+        [*shlex.split(command), str(tmp_path / "program.cpp")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_zloop_needs_only_the_standard_library():
+    out = check_program(
+        "import sys, asyncio; before = set(sys.modules); import zloop; zloop.new_event_loop().close();"
+        "print(*sorted(name.split('.')[0] for name in set(sys.modules) - before))"
+    )
+    assert set(out.split()) <= {"zloop", *sys.stdlib_module_names}
+
+
+def test_the_modules_of_two_interpreters_are_apart():
+    program = """
+    try:
+        import _interpreters as interpreters
+    except ImportError:
+        import _xxsubinterpreters as interpreters
+    code = '''if True:
+        import asyncio, zloop
+        assert zloop.run(asyncio.sleep(0.001, 5)) == 5
+    '''
+    for _ in range(3):
+        each = interpreters.create()
+        failed = interpreters.run_string(each, code)
+        assert failed is None, failed
+        interpreters.destroy(each)
+    import asyncio, zloop
+    assert zloop.run(asyncio.sleep(0, "still fine")) == "still fine"
+    """
+    if sys.version_info < (3, 12):
+        pytest.skip("subinterpreters share one lock before 3.12; asyncio's C part is not ready")
+    check_program(program)

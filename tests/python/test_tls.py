@@ -1,0 +1,309 @@
+"""TLS in both directions, over our transport."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import ssl
+
+import pytest
+from helpers import PATIENCE, Recorder, reset, tcp_pair
+
+
+class Echo(Recorder):
+    def data_received(self, data):
+        super().data_received(data)
+        self.transport.write(data)
+
+
+@contextlib.asynccontextmanager
+async def serving(loop, tls, factory=Echo, **options):
+    protocols = []
+
+    def make():
+        protocols.append(factory())
+        return protocols[-1]
+
+    server = await loop.create_server(make, "127.0.0.1", 0, ssl=tls.server, **options)
+    async with server:
+        yield server.sockets[0].getsockname(), protocols
+        for protocol in protocols:
+            if protocol.transport is not None:
+                await protocol.until("connection_lost")
+
+
+async def connect(loop, tls, name, factory=Recorder, **options):
+    options.setdefault("server_hostname", "localhost")
+    return await asyncio.wait_for(
+        loop.create_connection(factory, *name, ssl=tls.client, **options), PATIENCE
+    )
+
+
+async def close(protocol):
+    protocol.transport.close()
+    await protocol.until("connection_lost")
+
+
+@pytest.mark.parametrize("size", [1, 1000, 16384, 16385, 3_000_000])
+async def test_echo_of_any_size(loop, tls, size):
+    message = os.urandom(size)
+    async with serving(loop, tls) as (name, _):
+        transport, protocol = await connect(loop, tls, name)
+        transport.write(message)
+        await protocol.until_received(size)
+        assert protocol.data == message
+        await close(protocol)
+        assert protocol.losses == [None]
+
+
+async def test_many_small_messages(loop, tls):
+    async with serving(loop, tls) as (name, _):
+        transport, protocol = await connect(loop, tls, name)
+        for number in range(200):
+            transport.write(b"%03d" % number)
+            if number % 7 == 0:
+                await asyncio.sleep(0)
+        await protocol.until_received(600)
+        assert protocol.data == b"".join(b"%03d" % number for number in range(200))
+        await close(protocol)
+
+
+async def test_extra_info(loop, tls):
+    async with serving(loop, tls) as (name, protocols):
+        transport, protocol = await connect(loop, tls, name)
+        assert isinstance(transport, asyncio.Transport)
+        assert transport.get_extra_info("peername") == name
+        assert transport.get_extra_info("cipher")[1].startswith("TLS")
+        assert transport.get_extra_info("sslcontext") is tls.client
+        assert isinstance(transport.get_extra_info("ssl_object"), ssl.SSLObject)
+        assert transport.get_extra_info("peercert")["subjectAltName"]
+        assert transport.get_extra_info("socket").getpeername() == name
+        transport.write(b"x")
+        await protocol.until_received(1)
+        accepted = protocols[0].transport
+        assert accepted.get_extra_info("peername") == transport.get_extra_info("sockname")
+        assert accepted.get_extra_info("socket").getsockname() == name
+        await close(protocol)
+
+
+async def test_either_end_may_close(loop, tls):
+    async with serving(loop, tls) as (name, protocols):
+        for ours in (True, False):
+            transport, protocol = await connect(loop, tls, name)
+            transport.write(b"x")
+            await protocol.until_received(1)
+            (protocol if ours else protocols[-1]).transport.close()
+            await protocol.until("connection_lost")
+            await protocols[-1].until("connection_lost")
+            assert protocol.losses == [None] and protocols[-1].losses == [None]
+
+
+async def test_what_is_written_before_close_arrives(loop, tls):
+    async with serving(loop, tls, Recorder) as (name, protocols):
+        transport, protocol = await connect(loop, tls, name)
+        transport.write(b"x" * 3_000_000)
+        transport.close()
+        await protocol.until("connection_lost")
+        await protocols[0].until("connection_lost")
+        assert len(protocols[0].data) == 3_000_000
+
+
+async def test_abort_delivers_nothing_more(loop, tls):
+    async with serving(loop, tls) as (name, _protocols):
+        transport, protocol = await connect(loop, tls, name)
+        transport.write(b"x" * 100_000)
+        transport.abort()
+        await protocol.until("connection_lost")
+        seen = len(protocol.data)
+        await asyncio.sleep(0.002)
+        assert len(protocol.data) == seen == 0
+        assert protocol.losses == [None]
+
+
+async def test_pause_and_resume_reading(loop, tls):
+    async with serving(loop, tls) as (name, _):
+        transport, protocol = await connect(loop, tls, name)
+        transport.pause_reading()
+        transport.write(b"x" * 100)
+        await asyncio.sleep(0.005)
+        assert protocol.data == b""
+        transport.resume_reading()
+        await protocol.until_received(100)
+        await close(protocol)
+
+
+async def test_an_untrusted_certificate_is_refused(loop, tls, errors):
+    async with serving(loop, tls) as (name, _protocols):
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await asyncio.wait_for(
+                loop.create_connection(
+                    Recorder, *name, ssl=ssl.create_default_context(), server_hostname="localhost"
+                ),
+                PATIENCE,
+            )
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await connect(loop, tls, name, server_hostname="elsewhere")
+        await asyncio.sleep(0.005)
+    errors.clear()  # whether a server tells of it depends on the version
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00\x05hello", b"\xff" * 5000]
+)
+async def test_garbage_instead_of_a_handshake_ends_its_connection(loop, tls, errors, garbage):
+    async with serving(loop, tls) as (name, _):
+        with socket.create_connection(name) as sock:
+            sock.setblocking(False)
+            await loop.sock_sendall(sock, garbage)
+            with contextlib.suppress(ConnectionResetError):
+                while await asyncio.wait_for(loop.sock_recv(sock, 1000), PATIENCE):
+                    pass
+        transport, protocol = await connect(loop, tls, name)
+        transport.write(b"fine")
+        await protocol.until_received(4)
+        await close(protocol)
+    errors.clear()
+
+
+async def test_a_reset_in_the_handshake_is_no_news(loop, tls):
+    """It does not call the exception handler, and harms no other."""
+    async with serving(loop, tls) as (name, _):
+        for hello in (b"", b"\x16\x03\x01"):
+            sock = socket.create_connection(name)
+            sock.sendall(hello)
+            await asyncio.sleep(0.005)
+            reset(sock)
+            await asyncio.sleep(0.005)
+        transport, protocol = await connect(loop, tls, name)
+        transport.write(b"fine")
+        await protocol.until_received(4)
+        await close(protocol)
+
+
+async def test_a_silent_peer_runs_into_the_handshake_timeout(loop, tls, errors):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        with pytest.raises(ConnectionAbortedError, match="SSL handshake is taking longer than"):
+            await connect(loop, tls, listener.getsockname(), ssl_handshake_timeout=0.05)
+        listener.accept()[0].close()
+    async with serving(loop, tls, ssl_handshake_timeout=0.05) as (name, _):
+        with socket.create_connection(name) as sock:
+            sock.setblocking(False)
+            assert await asyncio.wait_for(loop.sock_recv(sock, 10), PATIENCE) == b""
+        await asyncio.sleep(0.001)
+    errors.clear()
+
+
+async def test_a_peer_that_does_not_answer_the_close_runs_into_the_shutdown_timeout(
+    loop, tls, errors
+):
+    ours, theirs = tcp_pair()
+    theirs.setblocking(False)
+    protocol = Recorder()
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    peer = tls.server.wrap_bio(incoming, outgoing, server_side=True)
+    connecting = asyncio.ensure_future(
+        loop.create_connection(
+            lambda: protocol,
+            sock=ours,
+            ssl=tls.client,
+            server_hostname="localhost",
+            ssl_shutdown_timeout=0.05,
+        )
+    )
+    with theirs:
+        while not connecting.done():
+            with contextlib.suppress(ssl.SSLWantReadError):
+                peer.do_handshake()
+            if outgoing.pending:
+                await loop.sock_sendall(theirs, outgoing.read())
+            reading = asyncio.ensure_future(loop.sock_recv(theirs, 65536))
+            await asyncio.wait([reading, connecting], return_when=asyncio.FIRST_COMPLETED)
+            if reading.done():
+                incoming.write(reading.result())
+            else:
+                reading.cancel()
+        transport, _ = await connecting
+        transport.close()
+        await protocol.until("connection_lost")
+    errors.clear()
+
+
+async def test_start_tls_in_both_directions(loop, tls):
+    ours, theirs = tcp_pair()
+    one, other = Recorder(), Recorder()
+    first, _ = await loop.create_connection(lambda: one, sock=ours)
+    second, _ = await loop.connect_accepted_socket(lambda: other, theirs)
+    client, server = await asyncio.wait_for(
+        asyncio.gather(
+            loop.start_tls(first, one, tls.client, server_hostname="localhost"),
+            loop.start_tls(second, other, tls.server, server_side=True),
+        ),
+        PATIENCE,
+    )
+    client.write(b"question")
+    await other.until_received(8)
+    server.write(b"answer")
+    await one.until_received(6)
+    assert (bytes(one.data), bytes(other.data)) == (b"answer", b"question")
+    client.close()
+    await one.until("connection_lost")
+    await other.until("connection_lost")
+
+
+async def test_tls_1_2_too(loop, tls):
+    async with serving(loop, tls) as (name, _):
+        tls.client.maximum_version = ssl.TLSVersion.TLSv1_2
+        transport, protocol = await connect(loop, tls, name)
+        assert transport.get_extra_info("ssl_object").version() == "TLSv1.2"
+        transport.write(b"old")
+        await protocol.until_received(3)
+        await close(protocol)
+
+
+async def test_a_protocol_that_raises_ends_its_connection(loop, tls, errors):
+    def fail(self, data):
+        raise ZeroDivisionError
+
+    async with serving(loop, tls) as (name, _):
+        transport, protocol = await connect(loop, tls, name, lambda: Recorder(data_received=fail))
+        transport.write(b"x")
+        await protocol.until("connection_lost")
+    assert any(isinstance(context["exception"], ZeroDivisionError) for context in errors)
+    errors.clear()
+
+
+async def test_fifty_connections(loop, tls):
+    async with serving(loop, tls, backlog=100) as (name, _):
+
+        async def talk(number):
+            transport, protocol = await connect(loop, tls, name)
+            transport.write(b"%d" % number)
+            await protocol.until_received(len(b"%d" % number))
+            assert protocol.data == b"%d" % number
+            await close(protocol)
+
+        await asyncio.gather(*(talk(number) for number in range(50)))
+
+
+async def test_streams_over_tls(loop, tls):
+    done = asyncio.Event()
+
+    async def echo(reader, writer):
+        writer.write(await reader.readline())
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        done.set()
+
+    async with await asyncio.start_server(echo, "127.0.0.1", 0, ssl=tls.server) as server:
+        reader, writer = await asyncio.open_connection(
+            *server.sockets[0].getsockname(), ssl=tls.client, server_hostname="localhost"
+        )
+        writer.write(b"hello\n")
+        assert await reader.readline() == b"hello\n"
+        assert await reader.read() == b""
+        writer.close()
+        await writer.wait_closed()
+        await asyncio.wait_for(done.wait(), PATIENCE)
