@@ -7,17 +7,15 @@ everything that takes one. The C++ headers are in ``zloop.get_include()``.
 import asyncio as _asyncio
 import os as _os
 import sys as _sys
+import typing as _typing
 from collections.abc import Coroutine as _Coroutine
-from typing import TYPE_CHECKING as _TYPE_CHECKING
-from typing import Any as _Any
-from typing import TypeVar as _TypeVar
 
 from ._zloop import __version__
 from .loop import Loop
 
-_T = _TypeVar("_T")
+_T = _typing.TypeVar("_T")
 
-if _TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from .policy import EventLoopPolicy as EventLoopPolicy
 
 __all__ = ["Loop", "__version__", "get_include", "new_event_loop", "run"]
@@ -31,7 +29,7 @@ def new_event_loop() -> Loop:
     return Loop()
 
 
-def run(main: _Coroutine[_Any, _Any, _T], *, debug: bool | None = None) -> _T:
+def run(main: _Coroutine[_typing.Any, _typing.Any, _T], *, debug: bool | None = None) -> _T:
     """asyncio.run() on a zloop loop, on 3.11 too, whose run() takes no loop_factory."""
     if _asyncio._get_running_loop() is not None:
         # Runner's own words name asyncio.Runner.run(); these are asyncio.run()'s.
@@ -45,7 +43,7 @@ def get_include() -> str:
     return _os.path.join(_os.path.dirname(__file__), "include")
 
 
-if not _TYPE_CHECKING:
+if not _typing.TYPE_CHECKING:
 
     def __getattr__(name):
         # On demand: from 3.14 on, a look at asyncio's policy classes warns.
