@@ -621,6 +621,7 @@ TEST_CASE("a fork ends the loop that it inherited and leaves its parent's as it 
     on->run_once(0ns);
 
     CHECK(true_in_child([&] {
+        on->abandon_if_inherited();
         on->kernel().unwatch(readable);
         on.reset();
         return seen == system_error_code(ECANCELED).message();
