@@ -53,7 +53,7 @@ format: $(venv)/requirements  ## settle the spacing
 
 .PHONY: docs
 docs: $(venv)/zloop  ## check the pages: links, snippets, every header in the reference
-	pytest -q tests/python/test_docs.py
+	cd tests; pytest -q python/test_docs.py
 
 .PHONY: clean
 clean:  ## forget all that was made

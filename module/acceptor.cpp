@@ -25,6 +25,7 @@ acceptor::acceptor(LoopCore& owner, int descriptor, PyObject* socket, PyObject* 
       hand_over(py::ref::borrow(hand_over_to)),
       context(context_of_server != Py_None ? py::ref::borrow(context_of_server)
                                            : py::ref::steal(PyContext_CopyCurrent())) {
+    no_delay_ = wants_no_delay(socket);
     zloop::fd number(descriptor);
     auto adopted = zloop::listener::adopt(*core.loop, std::move(number));
     if (!adopted) {
@@ -32,7 +33,6 @@ acceptor::acceptor(LoopCore& owner, int descriptor, PyObject* socket, PyObject* 
         py::raise_os_error(adopted.error());
     }
     listening = std::move(*adopted);
-    no_delay_ = wants_no_delay(socket);
 }
 
 void acceptor::start() { accept_loop(*core.loop, running_); }
@@ -100,16 +100,24 @@ void acceptor::serve(zloop::accepted connection) noexcept {
             SocketTransport::from_accepted(on, std::move(connection.socket), connection.peer, made.get(),
                                            owner.get(), std::move(own_context));
         }
+    } catch (const std::bad_alloc&) {
+        PyErr_NoMemory();
+        report_factory(on);
     } catch (const py::error_set&) {
-        if (py::error_is_fatal()) {
-            on.fail();
-            return;
-        }
-        // asyncio tells of it in debug mode only; the listener goes on in any case.
-        const py::ref failure = py::take_error();
-        if (on.debug && !py::try_call_method(on.self(), on.state->str_factory_failed.get(), failure.get())) {
-            on.fail();
-        }
+        report_factory(on);
+    }
+}
+
+/// Ends one connection's birth; the listener goes on in any case. The indicator is set.
+void acceptor::report_factory(LoopCore& on) noexcept {
+    if (py::error_is_fatal()) {
+        on.fail();
+        return;
+    }
+    const py::ref failure = py::take_error();
+    // asyncio tells of it in debug mode only.
+    if (on.debug && !py::try_call_method(on.self(), on.state->str_factory_failed.get(), failure.get())) {
+        on.fail();
     }
 }
 

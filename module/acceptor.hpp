@@ -18,6 +18,8 @@ struct acceptor {
     acceptor(LoopCore& owner, int descriptor, PyObject* socket, PyObject* protocol_factory, PyObject* owner_server,
              PyObject* hand_over_to, PyObject* context_of_server);
 
+    ~acceptor() { static_cast<void>(listening.release()); }  // the Python socket's to close
+
     void start();
     void stop() noexcept;
     int visit_all(visitproc visit, void* arg) const;
@@ -29,6 +31,7 @@ struct acceptor {
 private:
     fiber accept_loop(zloop::loop& on, fiber::place& kept);
     void serve(zloop::accepted connection) noexcept;
+    static void report_factory(LoopCore& on) noexcept;
     void report(int error) noexcept;
 
     fiber::place running_;

@@ -19,19 +19,14 @@ void track(PyObject* object) noexcept {
     }
 }
 
-/// For an object that leaves its only known owner: whoever else holds it may be part of a cycle.
-void track_if_shared(PyObject* object) noexcept {
-    if (Py_REFCNT(object) > 1) {
-        track(object);
-    }
-}
-
 template <class H>
 module_state::free_list& free_list_of(module_state& state) noexcept {
     if constexpr (std::is_same_v<H, Handle>) {
         return state.free_handles;
-    } else {
+    } else if constexpr (std::is_same_v<H, TimerHandle>) {
         return state.free_timer_handles;
+    } else {
+        return state.free_threadsafe_handles;
     }
 }
 
@@ -63,10 +58,8 @@ H* make(LoopCore& core, PyTypeObject* type, PyObject* callback, PyObject* const*
         own_context = py::ref::borrow(context);
     } else {
         own_context = py::ref::steal(PyContext_CopyCurrent());
-        if (loop_runs) {
-            PyObject_GC_UnTrack(own_context.get());
-        }
     }
+    const bool hide_context = loop_runs && own_context.get() != context;
     py::ref tuple;
     if (count > H::most_inline) {
         tuple = py::ref::steal(PyTuple_New(static_cast<Py_ssize_t>(count)));
@@ -76,17 +69,19 @@ H* make(LoopCore& core, PyTypeObject* type, PyObject* callback, PyObject* const*
     }
     H* self = allocate<H>(*core.state, type);
     // Nothing fails from here on, but the traceback of debug mode.
-    if constexpr (std::is_same_v<H, Handle>) {
-        ::new (static_cast<zloop::op*>(self)) zloop::op(&H::run_in_turn);
-    } else {
+    if constexpr (std::is_same_v<H, TimerHandle>) {
         ::new (static_cast<zloop::timer_node*>(self)) zloop::timer_node(&H::run_in_turn);
+    } else {
+        ::new (static_cast<zloop::op*>(self)) zloop::op(&H::run_in_turn);
     }
     self->callback = Py_NewRef(callback);
+    if (hide_context) {
+        PyObject_GC_UnTrack(own_context.get());
+    }
     self->context = own_context.release();
     self->loop = Py_NewRef(core.self());
     self->is_cancelled = false;
     self->running = false;
-    self->from_any_thread = false;
     self->awaited = false;
     self->inline_count = 0;
     if (tuple) {
@@ -128,6 +123,11 @@ int clear(PyObject* object) {
     if constexpr (std::is_same_v<H, TimerHandle>) {
         Py_CLEAR(self->when);
     }
+#if ZL_HAS_THREADSAFE_HANDLE
+    if constexpr (std::is_same_v<H, ThreadSafeHandle>) {
+        Py_CLEAR(self->lock);
+    }
+#endif
     return 0;
 }
 
@@ -168,7 +168,9 @@ void run_turn(zloop::op& node) noexcept {
     if (!self->is_cancelled && !core.dropping) {
         core.run_handle(*self);
     }
-    track_if_shared(self->self());
+    if (Py_REFCNT(self->self()) > 1) {  // whoever else holds it may be part of a cycle
+        track_handle(self->self());
+    }
     Py_DECREF(self->self());
 }
 
@@ -188,15 +190,58 @@ void check_slot(PyObject* type, const char* name, std::size_t offset) {
 }
 
 template <class H>
-py::ref make_type(PyObject* module, const char* name, const char* doc, PyObject* base, PyMethodDef* methods,
-                  PyGetSetDef* properties) {
+PyMethodDef* methods() noexcept {
+    static PyMethodDef rows[] = {
+        py::method<&H::cancel>("cancel", "cancel($self)\n--\n\nDrop the callback; it will not run."),
+        py::method<&H::get_cancelled>("cancelled", "cancelled($self)\n--\n\nWhether cancel() was called."),
+        {},
+        {},
+    };
+#if ZL_HAS_THREADSAFE_HANDLE
+    if constexpr (std::is_same_v<H, ThreadSafeHandle>) {
+        rows[1] = py::method<&H::cancelled>(
+            "cancelled", "cancelled($self)\n--\n\nWhether cancel() was called; elsewhere, once it does not run.");
+    }
+#endif
+    if constexpr (std::is_same_v<H, TimerHandle>) {
+        rows[2] = py::method<&H::get_when>("when", "when($self)\n--\n\nWhen it is due, by loop.time().");
+    }
+    return rows;
+}
+
+template <class H>
+PyGetSetDef* properties() noexcept {
+    static PyGetSetDef rows[] = {
+        py::property<&H::get_args>("_args", "The callback's arguments, or None when cancelled."),
+        py::property<&H::get_callback>("_callback", "The callback, or None when cancelled."),
+        py::property<&H::get_cancelled>("_cancelled", "Whether cancel() was called."),
+        py::property<&H::get_repr>("_repr", "The repr from before cancel(), in debug mode."),
+        py::property<&H::get_source_traceback>("_source_traceback", "Where it was made, in debug mode."),
+        {},
+        {},
+        {},
+    };
+    if constexpr (std::is_same_v<H, TimerHandle>) {
+        rows[5] = py::property<&H::get_scheduled>("_scheduled", "Whether it still waits for its time.");
+        rows[6] = py::property<&H::get_when>("_when", "When it is due, by loop.time().");
+    }
+#if ZL_HAS_THREADSAFE_HANDLE
+    if constexpr (std::is_same_v<H, ThreadSafeHandle>) {
+        rows[5] = py::property<&H::get_lock>("_lock", "asyncio's, for its _run().");
+    }
+#endif
+    return rows;
+}
+
+template <class H>
+py::ref make_type(PyObject* module, const char* name, const char* doc, PyObject* base) {
     PyType_Slot slots[] = {
         {Py_tp_doc, const_cast<char*>(doc)},
         {Py_tp_traverse, reinterpret_cast<void*>(&traverse<H>)},
         {Py_tp_clear, reinterpret_cast<void*>(&clear<H>)},
         {Py_tp_dealloc, reinterpret_cast<void*>(&dealloc<H>)},
-        {Py_tp_methods, methods},
-        {Py_tp_getset, properties},
+        {Py_tp_methods, methods<H>()},
+        {Py_tp_getset, properties<H>()},
         {0, nullptr},
     };
     PyType_Spec spec = {name, sizeof(H), 0,
@@ -235,7 +280,7 @@ py::ref basic_handle<Slots, Node>::invoke() noexcept {
 template <class Slots, class Node>
 void basic_handle<Slots, Node>::wait_for_callback() noexcept {
     LoopCore& core = loop_core(this->loop);
-    if (!running || !from_any_thread || core.thread == PyThread_get_thread_ident()) {
+    if (core.thread == PyThread_get_thread_ident()) {
         return;
     }
     while (running) {
@@ -252,10 +297,10 @@ void basic_handle<Slots, Node>::wait_for_callback() noexcept {
 
 template <class Slots, class Node>
 py::ref basic_handle<Slots, Node>::cancel() {
-#if PY_VERSION_HEX >= 0x030E0000
     const py::ref alive = py::ref::borrow(self());
-    wait_for_callback();
-#endif
+    if constexpr (std::is_same_v<Slots, threadsafe_handle_slots>) {
+        wait_for_callback();
+    }
     if (is_cancelled) {
         return py::none();
     }
@@ -303,6 +348,9 @@ int basic_handle<Slots, Node>::visit_all(visitproc visit, void* arg) {
     Py_VISIT(this->context);
     Py_VISIT(this->loop);
     Py_VISIT(this->source_traceback);
+    if constexpr (std::is_same_v<Slots, timer_handle_slots>) {
+        Py_VISIT(this->when);
+    }
     for (std::size_t position = 0; position < inline_count; ++position) {
         Py_VISIT(inline_args[position]);
     }
@@ -311,6 +359,26 @@ int basic_handle<Slots, Node>::visit_all(visitproc visit, void* arg) {
 
 template struct basic_handle<handle_slots, zloop::op>;
 template struct basic_handle<timer_handle_slots, zloop::timer_node>;
+
+#if ZL_HAS_THREADSAFE_HANDLE
+template struct basic_handle<threadsafe_handle_slots, zloop::op>;
+
+void ThreadSafeHandle::run_in_turn(zloop::op& node) noexcept { run_turn<ThreadSafeHandle>(node); }
+
+py::ref ThreadSafeHandle::cancelled() {
+    const py::ref alive = py::ref::borrow(self());
+    wait_for_callback();
+    return get_cancelled();
+}
+
+py::ref ThreadSafeHandle::get_lock() {
+    if (lock == nullptr) {
+        const py::ref threading = py::import("threading");
+        lock = py::call(py::attribute(threading.get(), "RLock").get()).release();
+    }
+    return py::ref::borrow(lock);
+}
+#endif
 
 void Handle::run_in_turn(zloop::op& node) noexcept { run_turn<Handle>(node); }
 void TimerHandle::run_in_turn(zloop::op& node) noexcept {
@@ -322,7 +390,7 @@ py::ref TimerHandle::cancel() {
     if (armed()) {
         loop_core(loop).loop->disarm(*this);
         Py_DECREF(self());  // the heap's
-        track(self());
+        track_handle(self());
     }
     return basic_handle::cancel();
 }
@@ -337,6 +405,16 @@ Handle* new_handle(LoopCore& core, PyObject* callback, PyObject* const* args, st
     return make<Handle>(core, type, callback, args, count, context);
 }
 
+ThreadSafeHandle* new_threadsafe_handle(LoopCore& core, PyObject* callback, PyObject* const* args,
+                                        std::size_t count, PyObject* context) {
+#if ZL_HAS_THREADSAFE_HANDLE
+    auto* type = reinterpret_cast<PyTypeObject*>(core.state->threadsafe_handle_type.get());
+    return make<ThreadSafeHandle>(core, type, callback, args, count, context);
+#else
+    return new_handle(core, callback, args, count, context);
+#endif
+}
+
 TimerHandle* new_timer_handle(LoopCore& core, PyObject* callback, PyObject* const* args, std::size_t count,
                               PyObject* context) {
     auto* type = reinterpret_cast<PyTypeObject*>(core.state->timer_handle_type.get());
@@ -347,6 +425,11 @@ PyObject* handle_of(zloop::op& node) noexcept {
     if (node.run == &Handle::run_in_turn) {
         return static_cast<Handle&>(node).self();
     }
+#if ZL_HAS_THREADSAFE_HANDLE
+    if (node.run == &ThreadSafeHandle::run_in_turn) {
+        return static_cast<ThreadSafeHandle&>(node).self();
+    }
+#endif
     if (node.run == &TimerHandle::run_in_turn) {
         return static_cast<TimerHandle&>(static_cast<zloop::timer_node&>(node)).self();
     }
@@ -363,44 +446,23 @@ void add_handle_types(PyObject* module, module_state& state) {
     check_slot(handle.get(), "_repr", offsetof(handle_slots, repr));
     check_slot(handle.get(), "_source_traceback", offsetof(handle_slots, source_traceback));
 
-    static PyMethodDef handle_methods[] = {
-        py::method<&Handle::cancel>("cancel", "cancel($self)\n--\n\nDrop the callback; it will not run."),
-        py::method<&Handle::get_cancelled>("cancelled", "cancelled($self)\n--\n\nWhether cancel() was called."),
-        {},
-    };
-    static PyGetSetDef handle_properties[] = {
-        py::property<&Handle::get_args>("_args", "The callback's arguments, or None when cancelled."),
-        py::property<&Handle::get_callback>("_callback", "The callback, or None when cancelled."),
-        py::property<&Handle::get_cancelled>("_cancelled", "Whether cancel() was called."),
-        py::property<&Handle::get_repr>("_repr", "The repr from before cancel(), in debug mode."),
-        py::property<&Handle::get_source_traceback>("_source_traceback", "Where it was made, in debug mode."),
-        {},
-    };
-    state.handle_type = make_type<Handle>(module, "zloop._zloop.Handle", "asyncio.Handle, and its own place in the queue.",
-                                          handle.get(), handle_methods, handle_properties);
+    state.handle_type =
+        make_type<Handle>(module, "zloop._zloop.Handle", "asyncio.Handle, and its own place in the queue.", handle.get());
 
     const py::ref timer_handle = py::attribute(events.get(), "TimerHandle");
-    check_slot(timer_handle.get(), "_scheduled", sizeof(handle_slots));
-    check_slot(timer_handle.get(), "_when", sizeof(handle_slots) + sizeof(PyObject*));
-    static PyMethodDef timer_methods[] = {
-        py::method<&TimerHandle::cancel>("cancel", "cancel($self)\n--\n\nTake the timer out of the heap; the callback will not run."),
-        py::method<&TimerHandle::get_cancelled>("cancelled", "cancelled($self)\n--\n\nWhether cancel() was called."),
-        py::method<&TimerHandle::get_when>("when", "when($self)\n--\n\nThe time at which the callback is due, by loop.time()."),
-        {},
-    };
-    static PyGetSetDef timer_properties[] = {
-        py::property<&TimerHandle::get_args>("_args", "The callback's arguments, or None when cancelled."),
-        py::property<&TimerHandle::get_callback>("_callback", "The callback, or None when cancelled."),
-        py::property<&TimerHandle::get_cancelled>("_cancelled", "Whether cancel() was called."),
-        py::property<&TimerHandle::get_repr>("_repr", "The repr from before cancel(), in debug mode."),
-        py::property<&TimerHandle::get_scheduled>("_scheduled", "Whether it still waits for its time."),
-        py::property<&TimerHandle::get_source_traceback>("_source_traceback", "Where it was made, in debug mode."),
-        py::property<&TimerHandle::get_when>("_when", "The time at which the callback is due, by loop.time()."),
-        {},
-    };
-    state.timer_handle_type =
-        make_type<TimerHandle>(module, "zloop._zloop.TimerHandle", "asyncio.TimerHandle, and its own place in the heap.",
-                               timer_handle.get(), timer_methods, timer_properties);
+    check_slot(timer_handle.get(), "_scheduled", offsetof(timer_handle_slots, scheduled));
+    check_slot(timer_handle.get(), "_when", offsetof(timer_handle_slots, when));
+    state.timer_handle_type = make_type<TimerHandle>(
+        module, "zloop._zloop.TimerHandle", "asyncio.TimerHandle, and its own place in the heap.", timer_handle.get());
+
+#if ZL_HAS_THREADSAFE_HANDLE
+    const py::ref threadsafe_handle = py::attribute(events.get(), "_ThreadSafeHandle");
+    check_slot(threadsafe_handle.get(), "_lock", offsetof(threadsafe_handle_slots, lock));
+    state.threadsafe_handle_type =
+        make_type<ThreadSafeHandle>(module, "zloop._zloop.ThreadSafeHandle",
+                                    "What call_soon_threadsafe() returns: a Handle to cancel from anywhere.",
+                                    threadsafe_handle.get());
+#endif
 }
 
 void track_handle(PyObject* handle) noexcept {
@@ -415,6 +477,7 @@ void drop_free_handles(module_state& state) noexcept {
     state.keeps_free_handles = false;
     drop_list<Handle>(state.free_handles);
     drop_list<TimerHandle>(state.free_timer_handles);
+    drop_list<ThreadSafeHandle>(state.free_threadsafe_handles);
 }
 
 }  // namespace zl

@@ -2,6 +2,7 @@
 //
 //     class Handle(asyncio.Handle): ...
 //     class TimerHandle(asyncio.TimerHandle): ...
+//     class ThreadSafeHandle(asyncio.events._ThreadSafeHandle): ...      from Python 3.14 on
 //
 // A handle *is* its op: scheduling allocates this object and nothing else, from a free list. It uses
 // the slots that asyncio's classes lay out as its storage. Up to four arguments are stored inline, with
@@ -43,7 +44,12 @@ struct timer_handle_slots : handle_slots {
     PyObject* when;       // only what was given and is no float; else `when_seconds`
 };
 
-/// What both kinds of handle share. `Slots` lead, as in asyncio's class; `Node` is the op.
+/// Those of asyncio.events._ThreadSafeHandle, which 3.14 brought.
+struct threadsafe_handle_slots : handle_slots {
+    PyObject* lock;  // made when asyncio's Python code asks for it, in debug mode
+};
+
+/// What all kinds of handle share. `Slots` lead, as in asyncio's class; `Node` is the op.
 template <class Slots, class Node>
 struct basic_handle : Slots, Node {
     static constexpr std::size_t most_inline = 4;
@@ -53,7 +59,6 @@ struct basic_handle : Slots, Node {
     std::uint8_t inline_count;
     bool is_cancelled;
     bool running;
-    bool from_any_thread;  // made by call_soon_threadsafe()
     bool awaited;          // cancel() in another thread waits for the callback to return
 
     PyObject* self() noexcept { return reinterpret_cast<PyObject*>(this); }
@@ -79,6 +84,20 @@ struct Handle : basic_handle<handle_slots, zloop::op> {
     static void run_in_turn(zloop::op& node) noexcept;
 };
 
+#if PY_VERSION_HEX >= 0x030E0000
+#define ZL_HAS_THREADSAFE_HANDLE 1
+
+/// What call_soon_threadsafe() returns: cancel() elsewhere waits for a callback that runs.
+struct ThreadSafeHandle : basic_handle<threadsafe_handle_slots, zloop::op> {
+    py::ref cancelled();
+    py::ref get_lock();
+    static void run_in_turn(zloop::op& node) noexcept;
+};
+#else
+#define ZL_HAS_THREADSAFE_HANDLE 0
+using ThreadSafeHandle = Handle;
+#endif
+
 struct TimerHandle : basic_handle<timer_handle_slots, zloop::timer_node> {
     double when_seconds;
 
@@ -90,6 +109,8 @@ struct TimerHandle : basic_handle<timer_handle_slots, zloop::timer_node> {
 
 /// A new handle for `callback(*args)` on `core`, in `context` or a copy of the current one. Throws.
 Handle* new_handle(LoopCore& core, PyObject* callback, PyObject* const* args, std::size_t count, PyObject* context);
+ThreadSafeHandle* new_threadsafe_handle(LoopCore& core, PyObject* callback, PyObject* const* args,
+                                        std::size_t count, PyObject* context);
 TimerHandle* new_timer_handle(LoopCore& core, PyObject* callback, PyObject* const* args, std::size_t count,
                               PyObject* context);
 

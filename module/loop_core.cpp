@@ -123,29 +123,6 @@ void check_in_debug_mode(LoopCore& core, PyObject* callback, const char* method,
     py::call_method(core.self(), core.state->str_check_callback.get(), callback, py::text(method).get());
 }
 
-py::ref call_soon_in_any_thread(LoopCore& core, const py::arguments& args, bool threadsafe) {
-    const char* name = threadsafe ? "call_soon_threadsafe" : "call_soon";
-    const callback_arguments given(args, nullptr, *core.state);
-    if (!given.understood) {
-        return call_base(core, name, args);
-    }
-    core.check_closed();
-    if (core.debug) {
-        check_in_debug_mode(core, given.callback, name, threadsafe);
-    }
-    Handle* handle = new_handle(core, given.callback, given.rest, given.rest_count, given.context);
-    py::ref owner = py::ref::adopt(handle->self());
-    handle->from_any_thread = threadsafe;
-    core.check_closed();  // again: while it was made Python may have run, in another thread, too
-    Py_INCREF(handle->self());  // the queue's
-    if (threadsafe && core.thread != 0 && core.thread != PyThread_get_thread_ident()) {
-        core.loop->post(*handle);
-    } else {
-        core.loop->push(*handle);
-    }
-    return owner;
-}
-
 py::ref arm(LoopCore& core, TimerHandle* handle) {
     py::ref owner = py::ref::adopt(handle->self());
     core.check_closed();  // again, as in call_soon
@@ -290,7 +267,7 @@ int traverse(PyObject* object, visitproc visit, void* arg) {
 
 /// Ends all that is queued, watched and open, without calling Python back.
 void drop_everything(LoopCore& core) noexcept {
-    if (!core.loop) {
+    if (!core.loop || core.dropping) {  // what is dropped may call close() again
         return;
     }
     core.dropping = true;
@@ -319,8 +296,9 @@ void drop_everything(LoopCore& core) noexcept {
 int clear(PyObject* object) {
     LoopCore& core = loop_core(object);
     drop_everything(core);
-    core.task_factory.reset();
-    core.thread_id.reset();
+    core.task_factory = py::none();
+    core.thread_id = py::none();
+    core.failure.reset();
     return 0;
 }
 
@@ -340,9 +318,22 @@ void dealloc(PyObject* object) {
 
 // What the C++ loop asks of us.
 
-void loop_hooks::before_wait() noexcept { thread = PyEval_SaveThread(); }
+void loop_hooks::before_wait() noexcept {
+    thread = PyEval_SaveThread();
+    --core.state->awake;
+}
 
 void loop_hooks::after_wait() noexcept {
+    ++core.state->awake;  // before the look: who ends the interpreter sees us, or we see that it ends
+    const unsigned long ender = core.state->ended_by;
+    if (ender != 0 && ender != PyThread_get_thread_ident()) {
+        --core.state->awake;
+        // A daemon thread at exit. Before 3.14 the call below would end it by unwinding the stack, through
+        // frames of ours that can't be unwound.
+        for (;;) {
+            ::pause();
+        }
+    }
     PyEval_RestoreThread(thread);
     if (PyErr_CheckSignals() != 0) {
         core.fail();
@@ -391,7 +382,24 @@ void LoopCore::fail() noexcept {
     if (!failure) {  // the first one counts
         failure = std::move(raised);
     }
-    loop->interrupt();
+    if (loop) {
+        loop->interrupt();
+    }
+}
+
+void LoopCore::raise_failure() {
+    if (failure) {
+        py::restore_error(std::exchange(failure, nullptr));
+        throw py::error_set{};
+    }
+}
+
+void LoopCore::report_unraisable(PyObject* where) noexcept {
+    if (py::error_is_fatal()) {
+        fail();
+    } else {
+        PyErr_WriteUnraisable(where);
+    }
 }
 
 void LoopCore::check_closed() const {
@@ -420,6 +428,9 @@ void LoopCore::run_handle(H& handle) noexcept {
 
 template void LoopCore::run_handle(Handle&) noexcept;
 template void LoopCore::run_handle(TimerHandle&) noexcept;
+#if ZL_HAS_THREADSAFE_HANDLE
+template void LoopCore::run_handle(ThreadSafeHandle&) noexcept;
+#endif
 
 void LoopCore::report_callback(PyObject* handle) noexcept {
     if (py::error_is_fatal()) {
@@ -434,19 +445,49 @@ void LoopCore::report_callback(PyObject* handle) noexcept {
 
 void LoopCore::schedule(PyObject* callback, std::initializer_list<PyObject*> args, PyObject* context) {
     check_closed();
-    Handle* handle = new_handle(*this, callback, args.begin(), args.size(), context);
-    py::ref owner = py::ref::adopt(handle->self());
-    check_closed();  // again, as in call_soon
-    loop->push(*handle);
-    static_cast<void>(owner.release());  // the queue's
+    queue(*new_handle(*this, callback, args.begin(), args.size(), context), false);
 }
 
 // Scheduling.
 
-py::ref LoopCore::call_soon(const py::arguments& args) { return call_soon_in_any_thread(*this, args, false); }
+py::ref LoopCore::call_soon(const py::arguments& args) {
+    const callback_arguments given(args, nullptr, *state);
+    if (!given.understood) {
+        return call_base(*this, "call_soon", args);
+    }
+    check_closed();
+    if (debug) {
+        check_in_debug_mode(*this, given.callback, "call_soon", false);
+    }
+    return queue(*new_handle(*this, given.callback, given.rest, given.rest_count, given.context), false);
+}
 
 py::ref LoopCore::call_soon_threadsafe(const py::arguments& args) {
-    return call_soon_in_any_thread(*this, args, true);
+    const callback_arguments given(args, nullptr, *state);
+    if (!given.understood) {
+        return call_base(*this, "call_soon_threadsafe", args);
+    }
+    check_closed();
+    if (debug) {
+        check_in_debug_mode(*this, given.callback, "call_soon_threadsafe", true);
+    }
+    const bool elsewhere = thread != 0 && thread != PyThread_get_thread_ident();
+    return queue(*new_threadsafe_handle(*this, given.callback, given.rest, given.rest_count, given.context),
+                 elsewhere);
+}
+
+template <class H>
+py::ref LoopCore::queue(H& handle, bool from_another_thread) {
+    py::ref owner = py::ref::adopt(handle.self());
+    check_closed();  // again: while it was made Python may have run, in another thread, too
+    Py_INCREF(handle.self());  // the queue's
+    if (from_another_thread) {
+        track_handle(handle.self());  // the collector does not look into the inbox
+        loop->post(handle);
+    } else {
+        loop->push(handle);
+    }
+    return owner;
 }
 
 py::ref LoopCore::call_later(const py::arguments& args) {
@@ -521,6 +562,8 @@ py::ref LoopCore::time() {
 py::ref LoopCore::run_once() {
     check_closed();
     loop->begin_run();
+    ++state->awake;
+    const at_exit asleep{[this] { --state->awake; }};
     const at_exit show_to_collector{[this] {
         loop->take_inbox();
         for_each_queued(*this, [](zloop::op& node) {
@@ -530,11 +573,9 @@ py::ref LoopCore::run_once() {
         });
     }};
     do {
+        raise_failure();  // of a callback outside of the loop's turns
         loop->run_once(stopping ? zloop::nanoseconds::zero() : zloop::loop::forever);
-        if (failure) {
-            py::restore_error(std::exchange(failure, nullptr));
-            throw py::error_set{};
-        }
+        raise_failure();
     } while (!stopping);
     return py::none();
 }
@@ -617,12 +658,14 @@ py::ref LoopCore::start_accepting(const py::arguments& args) {
     return py::none();
 }
 
-py::ref LoopCore::stop_accepting(PyObject* descriptor) {
-    const long number = PyLong_AsLong(descriptor);
-    if (number == -1 && PyErr_Occurred()) {
-        throw py::error_set{};
+py::ref LoopCore::stop_accepting(PyObject* sock) {
+    // By the object: its descriptor may be closed already.
+    for (const auto& [descriptor, each] : acceptors) {
+        if (each->sock.get() == sock) {
+            stop_acceptor(*this, descriptor);
+            break;
+        }
     }
-    stop_acceptor(*this, static_cast<int>(number));
     return py::none();
 }
 
@@ -672,7 +715,7 @@ void add_loop_core_type(PyObject* module, module_state& state) {
             "_start_accepting",
             "Accept connections: (sock, protocol_factory, server, hand_over, context). With hand_over, a callable that "
             "takes (descriptor, peername), the caller makes the transport."),
-        py::method<&LoopCore::stop_accepting>("_stop_accepting", "Leave a listening descriptor alone again."),
+        py::method<&LoopCore::stop_accepting>("_stop_accepting", "Leave a listening socket alone again."),
         {},
     };
     static PyGetSetDef properties[] = {

@@ -50,7 +50,7 @@ struct cork {
     PyObject* parts[most_parts];  // bytes objects, owned
 };
 
-/// What the C++ loop asks of us: to let go of the GIL while it sleeps, and the time if it is overridden.
+/// What the C++ loop asks of us: to let go of the GIL while it looks at the kernel, and the time if it is overridden.
 struct loop_hooks final : zloop::wait_hook, zloop::clock_source {
     explicit loop_hooks(LoopCore& owner) noexcept : core(owner) {}
     void before_wait() noexcept override;
@@ -121,7 +121,7 @@ struct LoopCore : py::object, loop_core_fields {
     // Serving.
     py::ref make_socket_transport(const py::arguments& args);
     py::ref start_accepting(const py::arguments& args);
-    py::ref stop_accepting(PyObject* descriptor);
+    py::ref stop_accepting(PyObject* sock);
 
     // What asyncio's Python code keeps in attributes, and we look at in every callback.
     py::ref get_debug();
@@ -141,9 +141,19 @@ struct LoopCore : py::object, loop_core_fields {
     template <class H>
     void run_handle(H& handle) noexcept;
 
+    /// Queues a new handle, and owns a reference to it until its turn; gives the caller's back.
+    template <class H>
+    py::ref queue(H& handle, bool from_another_thread);
+
     /// Takes the exception out of Python's error indicator and ends the turn; _run_once raises it. What
     /// still runs until then may call Python: it finds the indicator clear.
     void fail() noexcept;
+
+    /// Raises what fail() has taken, if there is something.
+    void raise_failure();
+
+    /// Sees to an error that has nobody to go to. The indicator is set.
+    void report_unraisable(PyObject* where) noexcept;
 
     /// Sees to an exception from `callback`, as asyncio.Handle._run does. The indicator is set.
     void report_callback(PyObject* handle) noexcept;

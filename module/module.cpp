@@ -1,5 +1,8 @@
 // module/module.cpp: zloop._zloop itself: multi-phase initialisation, one state an interpreter.
 
+#include <chrono>
+#include <thread>
+
 #include <zloop/config.hpp>
 
 #include "loop_core.hpp"
@@ -67,8 +70,9 @@ int execute(PyObject* module) noexcept {
         add_loop_core_type(module, state);
         add_socket_transport_type(module, state);
         for (const py::ref* type :
-             {&state.loop_core_type, &state.handle_type, &state.timer_handle_type, &state.socket_transport_type}) {
-            if (PyModule_AddType(module, reinterpret_cast<PyTypeObject*>(type->get())) != 0) {
+             {&state.loop_core_type, &state.handle_type, &state.timer_handle_type, &state.threadsafe_handle_type,
+              &state.socket_transport_type}) {
+            if (*type && PyModule_AddType(module, reinterpret_cast<PyTypeObject*>(type->get())) != 0) {
                 throw py::error_set{};
             }
         }
@@ -96,6 +100,23 @@ void free_module(void* module) {
     state_of_module(static_cast<PyObject*>(module)).~module_state();
 }
 
+PyObject* end_interpreter(PyObject* module, PyObject*) {
+    module_state& state = state_of_module(module);
+    state.ended_by = PyThread_get_thread_ident();
+    // A loop that is in the middle of a turn gets the time to come to its end.
+    for (int millisecond = 0; millisecond < 100 && state.awake > 0; ++millisecond) {
+        Py_BEGIN_ALLOW_THREADS
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        Py_END_ALLOW_THREADS
+    }
+    Py_RETURN_NONE;
+}
+
+PyMethodDef functions[] = {
+    {"_end_interpreter", end_interpreter, METH_NOARGS, "Called at exit: loops of daemon threads stay asleep."},
+    {},
+};
+
 PyModuleDef_Slot slots[] = {
     {Py_mod_exec, reinterpret_cast<void*>(&execute)},
 #if PY_VERSION_HEX >= 0x030C0000
@@ -111,7 +132,7 @@ PyModuleDef module_definition = {
     "_zloop",
     "zloop's C++ event loop behind asyncio's interface; zloop.Loop is what to use.",
     sizeof(module_state),
-    nullptr,
+    functions,
     slots,
     traverse,
     clear,

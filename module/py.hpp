@@ -243,8 +243,13 @@ PyObject* guarded(F&& body) noexcept {
     } catch (const std::bad_alloc&) {
         PyErr_NoMemory();
     } catch (const std::system_error& error) {
-        errno = error.code().value();
-        PyErr_SetFromErrno(PyExc_OSError);
+        if (error.code().category() == std::system_category() ||
+            error.code().category() == std::generic_category()) {
+            errno = error.code().value();
+            PyErr_SetFromErrno(PyExc_OSError);
+        } else {
+            PyErr_SetString(PyExc_RuntimeError, error.what());
+        }
     } catch (const std::exception& error) {
         PyErr_SetString(PyExc_RuntimeError, error.what());
     }

@@ -13,6 +13,34 @@
 
 namespace zl {
 
+namespace {
+
+/// One of the connection's coroutines calls Python: corked, and in the connection's context.
+class connection_scope {
+public:
+    explicit connection_scope(SocketTransport& transport) noexcept
+        : running_(*transport.core), context_(transport.context), core_(*transport.core) {
+        if (PyContext_Enter(context_.get()) != 0) {
+            core_.fail();
+            context_.reset();
+        }
+    }
+    connection_scope(const connection_scope&) = delete;
+    connection_scope& operator=(const connection_scope&) = delete;
+    ~connection_scope() {
+        if (context_ && PyContext_Exit(context_.get()) != 0) {
+            core_.fail();
+        }
+    }
+
+private:
+    callback_scope running_;
+    py::ref context_;
+    LoopCore& core_;
+};
+
+}  // namespace
+
 /// recv into the buffer of a BufferedProtocol, asked for once the kernel has bytes.
 class recv_into_protocol : public zloop::detail::io_awaiter {
 public:
@@ -37,10 +65,10 @@ public:
 private:
     void ask() noexcept {
         let_go();
-        const callback_scope running(*transport_.core);
-        const module_state& names = *transport_.core->state;
-        py::ref hint = py::ref::adopt(PyLong_FromLong(-1));
-        const py::ref target = hint ? transport_.call_protocol(names.str_get_buffer.get(), hint.get()) : nullptr;
+        const connection_scope running(transport_);
+        const py::ref hint = py::ref::adopt(PyLong_FromLong(-1));
+        const py::ref target =
+            hint ? transport_.call_protocol(transport_.core->state->str_get_buffer, hint.get()) : nullptr;
         if (target && PyObject_GetBuffer(target.get(), &view_, PyBUF_WRITABLE) == 0) {
             held_ = true;
             data = static_cast<std::byte*>(view_.buf);
@@ -95,15 +123,20 @@ bool wants_no_delay(PyObject* sock) {
     return wanted;
 }
 
-py::ref SocketTransport::create(LoopCore& core, zloop::stream socket, py::ref context) {
+py::ref SocketTransport::create(LoopCore& core, py::ref context) {
     auto* type = reinterpret_cast<PyTypeObject*>(core.state->socket_transport_type.get());
     py::ref object = py::ref::steal(type->tp_alloc(type, 0));
     auto& self = *reinterpret_cast<SocketTransport*>(object.get());
     ::new (static_cast<socket_transport_fields*>(&self)) socket_transport_fields(core);
-    self.fd = socket.native_handle();
-    self.socket = std::move(socket);
     self.context = std::move(context);
     return object;
+}
+
+/// From here on there is something to close.
+void SocketTransport::own(zloop::stream connected) noexcept {
+    fd = connected.native_handle();
+    socket = std::move(connected);
+    lost = false;
 }
 
 py::ref SocketTransport::from_python(LoopCore& core, PyObject* sock, PyObject* protocol, PyObject* waiter,
@@ -114,8 +147,9 @@ py::ref SocketTransport::from_python(LoopCore& core, PyObject* sock, PyObject* p
         throw py::error_set{};
     }
     const bool no_delay = wants_no_delay(sock);
-    py::ref own_context =
-        context != Py_None ? py::ref::borrow(context) : py::ref::steal(PyContext_CopyCurrent());
+    py::ref object = create(
+        core, context != Py_None ? py::ref::borrow(context) : py::ref::steal(PyContext_CopyCurrent()));
+    auto& self = *reinterpret_cast<SocketTransport*>(object.get());
     zloop::fd descriptor(number);
     auto adopted = zloop::stream::adopt(*core.loop, std::move(descriptor));
     if (!adopted) {
@@ -125,11 +159,9 @@ py::ref SocketTransport::from_python(LoopCore& core, PyObject* sock, PyObject* p
     if (no_delay) {
         static_cast<void>(adopted->set_option(IPPROTO_TCP, TCP_NODELAY, 1));
     }
-    const zloop::address peer = adopted->peer_address();
-    py::ref object = create(core, std::move(*adopted), std::move(own_context));
-    auto& self = *reinterpret_cast<SocketTransport*>(object.get());
     self.sock = py::ref::borrow(sock);
-    self.remember_peer(peer);
+    self.own(std::move(*adopted));
+    self.remember_peer(self.socket.peer_address());
     if (extra != Py_None) {
         self.extra = Py_NewRef(extra);
     }
@@ -139,8 +171,9 @@ py::ref SocketTransport::from_python(LoopCore& core, PyObject* sock, PyObject* p
 
 void SocketTransport::from_accepted(LoopCore& core, zloop::stream socket, const zloop::address& peer,
                                     PyObject* protocol, PyObject* server, py::ref context) {
-    const py::ref object = create(core, std::move(socket), std::move(context));
+    const py::ref object = create(core, std::move(context));
     auto& self = *reinterpret_cast<SocketTransport*>(object.get());
+    self.own(std::move(socket));
     self.remember_peer(peer);
     self.begin(protocol, server, Py_None);
 }
@@ -185,36 +218,24 @@ void SocketTransport::begin(PyObject* first_protocol, PyObject* owner, PyObject*
     open = true;
     Py_INCREF(self());  // the list's
 
-    core->schedule(connection_made.get(), {self()}, context.get());
-    core->schedule(begin_reading_method.get(), {}, context.get());
-    if (waiter != Py_None) {
-        core->schedule(state.set_result_unless_cancelled.get(), {waiter, Py_None}, context.get());
+    try {
+        core->schedule(connection_made.get(), {self()}, context.get());
+        core->schedule(begin_reading_method.get(), {}, context.get());
+        if (waiter != Py_None) {
+            core->schedule(state.set_result_unless_cancelled.get(), {waiter, Py_None}, context.get());
+        }
+    } catch (...) {
+        orphan();
+        throw;
     }
 }
 
 // The protocol.
 
-template <class F>
-py::ref SocketTransport::in_context(F&& call) noexcept {
-    const py::ref within = context;
-    if (PyContext_Enter(within.get()) != 0) {
-        return nullptr;
-    }
-    py::ref result = call();
-    if (PyContext_Exit(within.get()) != 0) {
-        return nullptr;
-    }
-    return result;
-}
-
-py::ref SocketTransport::call_protocol(PyObject* name, PyObject* value) noexcept {
+template <class... Values>
+py::ref SocketTransport::call_protocol(const py::ref& name, Values... values) noexcept {
     const py::ref called = protocol;
-    return in_context([&] { return py::try_call_method(called.get(), name, value); });
-}
-
-py::ref SocketTransport::call_protocol(PyObject* name) noexcept {
-    const py::ref called = protocol;
-    return in_context([&] { return py::try_call_method(called.get(), name); });
+    return py::try_call_method(called.get(), name.get(), values...);
 }
 
 void SocketTransport::set_protocol_of(PyObject* given) {
@@ -238,7 +259,7 @@ py::ref SocketTransport::begin_reading() {
 }
 
 void SocketTransport::start_reading() noexcept {
-    if (wants_to_read() && !reader.running()) {
+    if (wants_to_read() && !reader.running() && !socket.is_stale()) {
         buffered ? read_buffered_loop(*core->loop, reader) : read_loop(*core->loop, reader);
     }
 }
@@ -275,16 +296,20 @@ fiber SocketTransport::read_buffered_loop(zloop::loop&, fiber::place& kept) {
 
 void SocketTransport::reader_ended(fiber::place& kept) noexcept {
     kept.end();
+    if (socket.is_stale() && !closing && !core->dropping) {
+        const connection_scope running(*this);
+        fatal_error(py::os_error(EBADF), "Fatal read error on socket transport");
+    }
     start_reading();  // resumed while it was being cancelled, or the protocol is of the other kind now
     release_if_over();
 }
 
 void SocketTransport::deliver(std::span<const std::byte> data) noexcept {
-    const callback_scope running(*core);
+    const connection_scope running(*this);
     const py::ref bytes = py::ref::adopt(
         PyBytes_FromStringAndSize(reinterpret_cast<const char*>(data.data()), static_cast<Py_ssize_t>(data.size())));
     delivering = true;
-    const py::ref done = bytes ? call_protocol(core->state->str_data_received.get(), bytes.get()) : nullptr;
+    const py::ref done = bytes ? call_protocol(core->state->str_data_received, bytes.get()) : nullptr;
     delivering = false;
     if (!done) {
         fatal_error_from_indicator("Fatal error: protocol.data_received() call failed.");
@@ -292,10 +317,10 @@ void SocketTransport::deliver(std::span<const std::byte> data) noexcept {
 }
 
 void SocketTransport::deliver_buffered(std::size_t count) noexcept {
-    const callback_scope running(*core);
+    const connection_scope running(*this);
     const py::ref size = py::ref::adopt(PyLong_FromSize_t(count));
     delivering = true;
-    const py::ref done = size ? call_protocol(core->state->str_buffer_updated.get(), size.get()) : nullptr;
+    const py::ref done = size ? call_protocol(core->state->str_buffer_updated, size.get()) : nullptr;
     delivering = false;
     if (!done) {
         fatal_error_from_indicator("Fatal error: protocol.buffer_updated() call failed.");
@@ -303,13 +328,14 @@ void SocketTransport::deliver_buffered(std::size_t count) noexcept {
 }
 
 void SocketTransport::deliver_eof() noexcept {
-    const callback_scope running(*core);
-    if (core->debug && !py::try_call_method(core->self(), core->state->str_log_debug.get(), self(),
-                                            py::ref::adopt(PyUnicode_FromString("received EOF")).get())) {
-        PyErr_Clear();
+    const connection_scope running(*this);
+    const py::ref words = py::ref::adopt(PyUnicode_FromString("received EOF"));
+    if (!words || (core->debug &&
+                   !py::try_call_method(core->self(), core->state->str_log_debug.get(), self(), words.get()))) {
+        core->report_unraisable(self());
     }
     delivering = true;
-    const py::ref keep_open = call_protocol(core->state->str_eof_received.get());
+    const py::ref keep_open = call_protocol(core->state->str_eof_received);
     delivering = false;
     const int kept = keep_open ? PyObject_IsTrue(keep_open.get()) : -1;
     if (kept < 0) {
@@ -330,7 +356,7 @@ void SocketTransport::read_failed(std::error_code error) noexcept {
     if (error == std::errc::operation_canceled) {
         return;  // paused, closed, or ended by the protocol: whoever did it knows
     }
-    const callback_scope running(*core);
+    const connection_scope running(*this);
     fatal_error(py::os_error(error.value()), "Fatal read error on socket transport");
 }
 
@@ -382,6 +408,7 @@ py::ref SocketTransport::write(const py::arguments& args) {
         bytes = py::ref::steal(PyBytes_FromObject(data));
     }
     write_bytes(std::move(bytes));
+    core->raise_failure();  // pause_writing() may have been left by KeyboardInterrupt
     return py::none();
 }
 
@@ -447,6 +474,7 @@ py::ref SocketTransport::writelines(const py::arguments& args) {
             break;  // one lost write, however many parts
         }
     }
+    core->raise_failure();
     return py::none();
 }
 
@@ -463,7 +491,8 @@ void flush_cork(LoopCore& core) noexcept {
 }
 
 void SocketTransport::send_corked(cork& parts) noexcept {
-    if (lost_writes == 0 && !orphaned) {
+    const bool parents = core->loop && core->loop->is_inherited();  // in a fork: the parent sends them
+    if (lost_writes == 0 && !orphaned && !parents) {
         send_now(parts.parts, parts.count, parts.bytes);
     }
     for (unsigned index = 0; index < parts.count; ++index) {
@@ -525,7 +554,7 @@ fiber SocketTransport::write_loop(zloop::loop&, fiber::place& kept) {
         if (error == std::errc::operation_canceled) {
             break;
         }
-        const callback_scope running(*core);
+        const connection_scope running(*this);
         if (error) {
             fatal_error(py::os_error(error.value()), "Fatal write error on socket transport");
             break;
@@ -537,7 +566,7 @@ fiber SocketTransport::write_loop(zloop::loop&, fiber::place& kept) {
     if (lost_writes != 0) {
         backlog.reset();  // only now: until the end the kernel may have been reading it
     } else if (!orphaned && !core->dropping && !has_backlog()) {
-        const callback_scope running(*core);
+        const connection_scope running(*this);
         written_out();
     }
     release_if_over();
@@ -616,6 +645,7 @@ py::ref SocketTransport::get_write_buffer_size() {
 py::ref SocketTransport::maybe_pause_protocol() {
     flush_own_cork();
     maybe_pause_writing();
+    core->raise_failure();
     return py::none();
 }
 
@@ -714,7 +744,7 @@ void SocketTransport::close_socket() noexcept {
     }
     static_cast<void>(socket.release());
     if (!py::try_call_method(sock.get(), core->state->str_close.get())) {
-        PyErr_WriteUnraisable(sock.get());
+        core->report_unraisable(sock.get());
     }
 }
 
@@ -741,7 +771,7 @@ void SocketTransport::detach_from_server() noexcept {
     const py::ref done = py::try_call_method(owner.get(), core->state->str_detach.get());
 #endif
     if (!done) {
-        PyErr_WriteUnraisable(owner.get());
+        core->report_unraisable(owner.get());
     }
 }
 
@@ -778,6 +808,7 @@ void SocketTransport::finalize() noexcept {
     }
     lost = true;
     if (sock) {
+        static_cast<void>(socket.release());
         if (!py::try_call_method(sock.get(), core->state->str_close.get())) {
             PyErr_WriteUnraisable(sock.get());
         }
@@ -864,7 +895,10 @@ py::ref SocketTransport::get_extra_info(const py::arguments& args) {
 
 /// What an _extra dict of asyncio's holds from the start; ours is made when somebody asks.
 py::ref SocketTransport::known_extra_info(PyObject* name) {
-    if (extra != nullptr && PyDict_Contains(extra, name) == 1) {
+    if (const int there = extra != nullptr ? PyDict_Contains(extra, name) : 0; there != 0) {
+        if (there < 0) {
+            throw py::error_set{};
+        }
         return nullptr;
     }
     if (PyUnicode_CompareWithASCIIString(name, "peername") == 0) {

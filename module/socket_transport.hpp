@@ -94,7 +94,7 @@ struct socket_transport_fields {
     bool delivering : 1 = false;  // the reader calls the protocol
     bool buffered : 1 = false;    // the protocol is a BufferedProtocol
     bool writing_paused : 1 = false;  // the protocol was told
-    bool lost : 1 = false;        // connection_lost was called
+    bool lost : 1 = true;         // connection_lost was called; or there was no connection yet
     bool orphaned : 1 = false;    // the loop is gone
 
     using owned = py::owned<&socket_transport_fields::loop, &socket_transport_fields::protocol,
@@ -104,6 +104,8 @@ struct socket_transport_fields {
 };
 
 struct SocketTransport : transport_slots, socket_transport_fields {
+    friend class recv_into_protocol;
+
     /// On a Python socket, which goes on to own the descriptor. All after `protocol` may be None; without
     /// `context` the protocol runs in a copy of the current one.
     static py::ref from_python(LoopCore& core, PyObject* sock, PyObject* protocol, PyObject* waiter,
@@ -150,7 +152,8 @@ struct SocketTransport : transport_slots, socket_transport_fields {
     void orphan() noexcept;
 
 private:
-    static py::ref create(LoopCore& core, zloop::stream socket, py::ref context);
+    static py::ref create(LoopCore& core, py::ref context);
+    void own(zloop::stream connected) noexcept;
     void begin(PyObject* protocol, PyObject* server, PyObject* waiter);
     void set_protocol_of(PyObject* protocol);
 
@@ -169,11 +172,9 @@ private:
     void deliver_buffered(std::size_t count) noexcept;
     void read_failed(std::error_code error) noexcept;
 
-    /// `protocol.name(value)` in the connection's context; null with the error set when it raises.
-    py::ref call_protocol(PyObject* name, PyObject* value) noexcept;
-    py::ref call_protocol(PyObject* name) noexcept;
-    template <class F>
-    py::ref in_context(F&& call) noexcept;
+    /// `protocol.name(values...)`; null with the error set when it raises.
+    template <class... Values>
+    py::ref call_protocol(const py::ref& name, Values... values) noexcept;
 
     void send_now(PyObject* const* parts, unsigned count, std::size_t bytes) noexcept;
     void append(py::ref bytes, std::size_t offset);
@@ -191,7 +192,6 @@ private:
     void fatal_error_from_indicator(const char* message) noexcept;
     void force_close(PyObject* error) noexcept;
     void schedule_lost(PyObject* error);
-    friend class recv_into_protocol;
     void close_socket() noexcept;
     void capture_names() noexcept;
     void detach_from_server() noexcept;

@@ -3,6 +3,8 @@
 // One per interpreter; nothing here or elsewhere in the module is a static PyObject*.
 #pragma once
 
+#include <atomic>
+
 #include "py.hpp"
 
 namespace zl {
@@ -12,6 +14,7 @@ struct module_state {
     py::ref loop_core_type;
     py::ref handle_type;
     py::ref timer_handle_type;
+    py::ref threadsafe_handle_type;  // from 3.14 on
     py::ref socket_transport_type;
 
     // asyncio's.
@@ -34,17 +37,22 @@ struct module_state {
 
     using owned = py::owned<
         &module_state::loop_core_type, &module_state::handle_type, &module_state::timer_handle_type,
+        &module_state::threadsafe_handle_type,
         &module_state::socket_transport_type, &module_state::base_event_loop, &module_state::future_type,
         &module_state::task_type, &module_state::buffered_protocol, &module_state::extract_stack,
         &module_state::set_result_unless_cancelled, &module_state::transport_socket,
         &module_state::socket_type, &module_state::loop_keyword>;
+
+    /// Set at exit, to the thread that ends the interpreter: loops of daemon threads then stay asleep.
+    std::atomic<unsigned long> ended_by = 0;
+    std::atomic<int> awake = 0;  // loops that run and are not asleep in the kernel
 
     // Handles that were dropped, kept for the next ones; linked through their callback slot.
     struct free_list {
         PyObject* first = nullptr;
         int length = 0;
     };
-    free_list free_handles, free_timer_handles;
+    free_list free_handles, free_timer_handles, free_threadsafe_handles;
     bool keeps_free_handles = true;  // until the module goes
 };
 

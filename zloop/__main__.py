@@ -30,9 +30,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         version=zloop.get_include(),
         help="print the folder of the C++ headers and exit",
     )
-    parser.add_argument(
-        "-m", dest="module", action="store_true", help="program is a module's name"
-    )
+    parser.add_argument("-m", dest="module", action="store_true", help="program is a module's name")
     parser.add_argument("program", help="a Python file, a folder with __main__.py, or a module")
     parser.add_argument("args", nargs=argparse.REMAINDER, help="the program's own arguments")
     return parser.parse_args(arguments)

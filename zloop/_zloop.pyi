@@ -1,4 +1,5 @@
 import asyncio
+import sys
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any, ClassVar, TypedDict, TypeVar, final
@@ -26,6 +27,10 @@ class TimerHandle(asyncio.TimerHandle):
     _callback: Callable[..., object] | None
     _source_traceback: list[Any] | None
 
+if sys.version_info >= (3, 14):
+    @final
+    class ThreadSafeHandle(asyncio.Handle): ...
+
 @final
 class SocketTransport(asyncio.Transport):
     _start_tls_compatible: ClassVar[bool]
@@ -48,27 +53,27 @@ class LoopCore:
     def call_soon(
         self,
         callback: Callable[[Unpack[_Ts]], object],
-        *args: Unpack[_Ts],
+        *args: *_Ts,
         context: Context | None = None,
     ) -> asyncio.Handle: ...
     def call_soon_threadsafe(
         self,
         callback: Callable[[Unpack[_Ts]], object],
-        *args: Unpack[_Ts],
+        *args: *_Ts,
         context: Context | None = None,
     ) -> asyncio.Handle: ...
     def call_later(
         self,
         delay: float,
         callback: Callable[[Unpack[_Ts]], object],
-        *args: Unpack[_Ts],
+        *args: *_Ts,
         context: Context | None = None,
     ) -> asyncio.TimerHandle: ...
     def call_at(
         self,
         when: float,
         callback: Callable[[Unpack[_Ts]], object],
-        *args: Unpack[_Ts],
+        *args: *_Ts,
         context: Context | None = None,
     ) -> asyncio.TimerHandle: ...
     def create_future(self) -> asyncio.Future[Any]: ...

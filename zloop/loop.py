@@ -11,6 +11,8 @@ _add_reader, _remove_reader and their sisters, which LoopCore has.
 from __future__ import annotations
 
 import asyncio
+import atexit
+import errno
 import functools
 import selectors
 import socket
@@ -18,7 +20,10 @@ from asyncio import base_events, constants, format_helpers, sslproto, trsock
 from asyncio.log import logger
 from typing import Any
 
+from . import _zloop
 from ._zloop import LoopCore
+
+atexit.register(_zloop._end_interpreter)
 
 
 class _Watched:
@@ -199,7 +204,7 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
         )
 
     def _stop_serving(self, sock) -> None:
-        self._stop_accepting(sock.fileno())
+        self._stop_accepting(sock)
         super()._stop_serving(sock)
 
     def _factory_failed(self, exc: BaseException) -> None:
@@ -213,9 +218,12 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
 
     def _accept_failed(self, exc: OSError, sock: socket.socket) -> None:
         """No connection could be accepted; the next try is a second away."""
+        resources = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
         self.call_exception_handler(
             {
-                "message": "socket.accept() out of system resource",
+                "message": "socket.accept() out of system resource"
+                if exc.errno in resources
+                else "socket.accept() failed",
                 "exception": exc,
                 "socket": trsock.TransportSocket(sock),
             }

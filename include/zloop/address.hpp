@@ -148,10 +148,10 @@ public:
 
 private:
     union storage {
+        sockaddr_un local;  // the largest, and first: `{}` zeroes the first member, and no other byte
         sockaddr any;
         sockaddr_in v4;
         sockaddr_in6 v6;
-        sockaddr_un local;
     };
 
     static address v4(std::uint32_t host, std::uint16_t port) noexcept {

@@ -107,9 +107,17 @@ public:
     virtual std::error_code watch(watcher& interest) noexcept = 0;
     virtual void unwatch(watcher& interest) noexcept = 0;
 
-    /// Queues what has happened; sleeps up to `timeout` for it (negative: without end).
+    /// Sleeps up to `timeout` (negative: without end) until something has happened. Touches nothing that
+    /// the loop's thread shares with others under a lock: the loop's wait hook may have let go of it.
     /// May return early, with nothing: on a signal, or on wake().
     virtual std::error_code wait(nanoseconds timeout) noexcept = 0;
+
+    /// Queues what the last wait() has found.
+    virtual void collect() noexcept = 0;
+
+    /// Tells one life of a descriptor's number from the next: a number that is attached again while a
+    /// former owner still believes to have it is the new owner's alone.
+    virtual std::uint32_t life(int) const noexcept { return 0; }
 
     /// Ends a wait() that sleeps, or the next one. From any thread.
     virtual void wake() noexcept = 0;

@@ -41,12 +41,17 @@ public:
     int native_handle() const noexcept override { return epoll_; }
 
     std::error_code wait(nanoseconds timeout) noexcept override {
-        const int count = wait_for_events(timeout);
-        if (count < 0) {
+        found_ = wait_for_events(timeout);
+        if (found_ < 0) {
+            found_ = 0;
             return errno == EINTR ? std::error_code{} : system_error_code(errno);
         }
+        return {};
+    }
+
+    void collect() noexcept override {
         bool stray = false;
-        for (int index = 0; index < count; ++index) {
+        for (int index = 0; index < found_; ++index) {
             const epoll_event& each = events_[static_cast<std::size_t>(index)];
             if (each.data.u64 == wake_tag) {
                 std::uint64_t count_of_wakes;
@@ -62,10 +67,10 @@ public:
             });
             stray = stray || (!known && (each.data.u64 & level_bit) != 0);
         }
+        found_ = 0;
         if (stray) {
             rebuild();
         }
-        return {};
     }
 
     void wake() noexcept override {
@@ -189,6 +194,7 @@ private:
 
     int epoll_;
     int wake_;
+    int found_ = 0;  // events of the last wait()
     std::array<epoll_event, 512> events_;
 };
 

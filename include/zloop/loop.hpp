@@ -253,6 +253,7 @@ private:
             hook_->after_wait();
         }
         sleeping_.store(false, std::memory_order_relaxed);
+        backend_->collect();
         check(error);
     }
 

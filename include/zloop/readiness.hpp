@@ -35,12 +35,9 @@ public:
             return error;
         }
         slot* const place = &slots_[static_cast<std::size_t>(fd)];
-        if (place->owned) {  // twice, or closed behind our back: its owner will close the number
-            return std::make_error_code(std::errc::device_or_resource_busy);
-        }
-        // The kernel has just given us this number: watchers of a former life watch nothing.
+        // The kernel has just given us this number: an owner or a watcher of a former life has nothing.
         if (place->owned) {
-            release(fd);  // somebody closed it behind its owner's back
+            forget(fd);  // somebody closed it behind its owner's back
         }
         orphan(*place);
         if (const auto error = register_owned(fd, place->generation)) {
@@ -54,6 +51,8 @@ public:
         place->burst = 0;
         return {};
     }
+
+    std::uint32_t life(int fd) const noexcept override { return slots_[static_cast<std::size_t>(fd)].generation; }
 
     void release(int fd) noexcept override {
         forget(fd);

@@ -129,10 +129,11 @@ class stream {
 public:
     stream() noexcept = default;
     stream(stream&& other) noexcept
-        : kernel_(std::exchange(other.kernel_, nullptr)), fd_(std::exchange(other.fd_, -1)) {}
+        : kernel_(std::exchange(other.kernel_, nullptr)), fd_(std::exchange(other.fd_, -1)), life_(other.life_) {}
     stream& operator=(stream&& other) noexcept {
         std::swap(kernel_, other.kernel_);
         std::swap(fd_, other.fd_);
+        std::swap(life_, other.life_);
         return *this;
     }
     ~stream() { close(); }
@@ -151,18 +152,18 @@ public:
 
     /// Bytes in a buffer that the loop lends until the next await: an idle stream holds none.
     /// Completes: with at least a byte, or with none at the end of the stream.
-    auto receive() noexcept { return detail::receive_awaiter(*kernel_, fd_); }
+    auto receive() noexcept { return detail::receive_awaiter(*kernel_, live()); }
 
     /// Bytes into `buffer`, which stays alive meanwhile; as many as are there, at least one.
-    auto recv(std::span<std::byte> buffer) noexcept { return detail::recv_awaiter(*kernel_, fd_, buffer); }
+    auto recv(std::span<std::byte> buffer) noexcept { return detail::recv_awaiter(*kernel_, live(), buffer); }
 
     /// Some bytes of `buffer`, which stays alive meanwhile; write_all (stream.hpp) sends all.
     auto send(std::span<const std::byte> buffer) noexcept {
-        return detail::send_one_awaiter(*kernel_, fd_, buffer);
+        return detail::send_one_awaiter(*kernel_, live(), buffer);
     }
 
     /// Some bytes of `buffers`, in order, in one system call (IOV_MAX at most).
-    auto send(std::span<const iovec> buffers) noexcept { return detail::send_awaiter(*kernel_, fd_, buffers); }
+    auto send(std::span<const iovec> buffers) noexcept { return detail::send_awaiter(*kernel_, live(), buffers); }
 
     /// send(), now or never: fails with `resource_unavailable_try_again` instead of waiting.
     result<std::size_t> try_send(std::span<const iovec> buffers) noexcept {
@@ -174,11 +175,11 @@ public:
 
     /// Ends writing, reading, or both (SHUT_WR, SHUT_RD, SHUT_RDWR).
     result<void> shutdown(int how) noexcept {
-        return ::shutdown(fd_, how) == 0 ? std::error_code{} : system_error_code(errno);
+        return ::shutdown(live(), how) == 0 ? std::error_code{} : system_error_code(errno);
     }
 
     result<void> set_option(int level, int name, int value) noexcept {
-        return ::setsockopt(fd_, level, name, &value, sizeof value) == 0 ? std::error_code{}
+        return ::setsockopt(live(), level, name, &value, sizeof value) == 0 ? std::error_code{}
                                                                           : system_error_code(errno);
     }
 
@@ -186,25 +187,37 @@ public:
     address peer_address() const noexcept { return address_by(::getpeername); }
 
     void close() noexcept {
-        if (fd_ >= 0) {
-            kernel_->close(std::exchange(fd_, -1));
+        if (fd_ >= 0 && !is_stale()) {
+            kernel_->close(fd_);
         }
+        fd_ = -1;
     }
 
-    /// Gives the descriptor away, out of service.
+    /// Gives the descriptor away, out of service; -1 when there is none.
     [[nodiscard]] int release() noexcept {
-        kernel_->release(fd_);
+        if (fd_ >= 0 && !is_stale()) {
+            kernel_->release(fd_);
+        }
         return std::exchange(fd_, -1);
     }
 
+    /// Whether the descriptor was closed behind our back and its number is another socket's now. Such a
+    /// stream touches nothing: what is asked of it fails with `bad_file_descriptor`.
+    bool is_stale() const noexcept { return fd_ >= 0 && kernel_->life(fd_) != life_; }
+
 private:
-    stream(backend& kernel, int number) noexcept : kernel_(&kernel), fd_(number) {}
+    friend class listener;
+
+    /// The descriptor; -1 when it is closed or stale: then every use fails with EBADF.
+    int live() const noexcept { return is_stale() ? -1 : fd_; }
+
+    stream(backend& kernel, int number) noexcept : kernel_(&kernel), fd_(number), life_(kernel.life(number)) {}
 
     template <class F>
     result<std::size_t> try_now(opcode code, F&& describe) noexcept {
         struct immediate : io_op {
             using io_op::io_op;
-        } operation(*kernel_, code, fd_);
+        } operation(*kernel_, code, live());
         operation.now_or_never = true;
         describe(operation);
         kernel_->start(operation);
@@ -217,7 +230,7 @@ private:
     address address_by(int (*call)(int, sockaddr*, socklen_t*)) const noexcept {
         address found;
         socklen_t size = address::capacity();
-        if (call(fd_, found.data(), &size) != 0) {
+        if (call(live(), found.data(), &size) != 0) {
             return {};
         }
         found.resize(size);
@@ -226,6 +239,7 @@ private:
 
     backend* kernel_ = nullptr;
     int fd_ = -1;
+    std::uint32_t life_ = 0;
 };
 
 /// What a listener hands out.
@@ -309,7 +323,7 @@ public:
     /// Completes: in order of arrival; at most 64 of them before the rest of the loop has its turn.
     /// Fails:     EMFILE and the like; the listener stays usable. A connection that was reset while it
     ///            was queued is passed over.
-    auto accept() noexcept { return detail::accept_awaiter(*on_, native_handle()); }
+    auto accept() noexcept { return detail::accept_awaiter(*on_, socket_.live()); }
 
     void close() noexcept { socket_.close(); }
 

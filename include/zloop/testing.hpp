@@ -180,6 +180,7 @@ public:
         return {};
     }
 
+    void collect() noexcept override {}
     void wake() noexcept override { woken_ = true; }
 
 private:

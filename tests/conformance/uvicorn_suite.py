@@ -100,7 +100,8 @@ def unpacked_source() -> Path:
         command += ["--require-hashes", "-r", str(pin), "-d", str(BUILD)]
         subprocess.run(command, check=True)
         with tarfile.open(f"{directory}.tar.gz") as archive:
-            archive.extractall(BUILD, filter="data")
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)  # not in 3.11.2
+            archive.extractall(BUILD)
     return directory
 
 

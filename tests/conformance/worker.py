@@ -55,14 +55,14 @@ class Reporter(unittest.TestResult):
     def watch(self) -> None:
         faulthandler.dump_traceback_later(self.timeout, exit=True, file=self.stderr)
 
-    def startTest(self, test: Any) -> None:  # noqa: N802
+    def startTest(self, test: Any) -> None:
         super().startTest(test)
         self.kind, self.detail = "", ""
         say(self.report, start=name_of(test))
         self.began = time.perf_counter()
         self.watch()
 
-    def stopTest(self, test: Any) -> None:  # noqa: N802
+    def stopTest(self, test: Any) -> None:
         faulthandler.cancel_dump_traceback_later()
         super().stopTest(test)
         seconds = round(time.perf_counter() - self.began, 3)
@@ -81,25 +81,25 @@ class Reporter(unittest.TestResult):
         traceback.print_exception(*error, file=self.stderr)
         self.stderr.flush()
 
-    def addSuccess(self, test: Any) -> None:  # noqa: N802
+    def addSuccess(self, test: Any) -> None:
         self.ended(test, "ok")
 
-    def addExpectedFailure(self, test: Any, err: Any) -> None:  # noqa: N802
+    def addExpectedFailure(self, test: Any, err: Any) -> None:
         self.ended(test, "ok")
 
-    def addUnexpectedSuccess(self, test: Any) -> None:  # noqa: N802
+    def addUnexpectedSuccess(self, test: Any) -> None:
         self.ended(test, "fail", "unexpected success")
 
-    def addSkip(self, test: Any, reason: str) -> None:  # noqa: N802
+    def addSkip(self, test: Any, reason: str) -> None:
         self.ended(test, "skip", reason)
 
-    def addFailure(self, test: Any, err: Any) -> None:  # noqa: N802
+    def addFailure(self, test: Any, err: Any) -> None:
         self.failed(test, "fail", err)
 
-    def addError(self, test: Any, err: Any) -> None:  # noqa: N802
+    def addError(self, test: Any, err: Any) -> None:
         self.failed(test, "error", err)
 
-    def addSubTest(self, test: Any, subtest: Any, err: Any) -> None:  # noqa: N802
+    def addSubTest(self, test: Any, subtest: Any, err: Any) -> None:
         if err is not None:
             kind = "fail" if issubclass(err[0], test.failureException) else "error"
             self.failed(test, kind, err)

@@ -1,5 +1,8 @@
 #include <zloop/address.hpp>
 
+#include <algorithm>
+#include <new>
+
 #include "catch.hpp"
 
 using namespace std::string_literals;
@@ -40,8 +43,8 @@ TEST_CASE("an IPv6 scope is read by interface name and by number, and printed by
 
 TEST_CASE("what is no numeric address is an invalid argument", "[address]") {
     const std::string_view text =
-        GENERATE("", "localhost", "256.0.0.1", "1.2.3", "1.2.3.4 ", "::1%", "::1%no-such-interface", "::1%4294967296",
-                 "127.0.0.1%lo", "[::1]", ":::", "1:2:3:4:5:6:7:8:9");
+        GENERATE("", "localhost", "256.0.0.1", "1.2.3", "1.2.3.4 ", "::1%", "::1%no-such-interface",
+                 "::1%4294967296", "127.0.0.1%lo", "[::1]", ":::", "1:2:3:4:5:6:7:8:9");
     CAPTURE(text);
 
     CHECK(address::ip(text, 80).error() == std::errc::invalid_argument);
@@ -108,6 +111,16 @@ TEST_CASE("no address has no family and prints as nothing", "[address]") {
     CHECK(address().family() == AF_UNSPEC);
     CHECK(address().to_string().empty());
     CHECK(address().port() == 0);
+}
+
+TEST_CASE("an address begins with every byte zero, wherever it is made", "[address]") {
+    alignas(address) unsigned char memory[sizeof(address)];
+    std::memset(memory, 0xff, sizeof memory);
+
+    const auto* const made = new (memory) address;
+
+    const auto* const bytes = reinterpret_cast<const unsigned char*>(made->data());
+    CHECK(std::count(bytes, bytes + sizeof(sockaddr_un), 0) == sizeof(sockaddr_un));
 }
 
 TEST_CASE("a system call's address is taken over, and cut where it is too long", "[address]") {

@@ -38,9 +38,12 @@ public:
             ready_->push(operation);
         }
     }
-    std::error_code watch(watcher&) noexcept override { return std::make_error_code(std::errc::not_supported); }
+    std::error_code watch(watcher&) noexcept override {
+        return std::make_error_code(std::errc::not_supported);
+    }
     void unwatch(watcher&) noexcept override {}
     std::error_code wait(nanoseconds) noexcept override { return {}; }
+    void collect() noexcept override {}
     void wake() noexcept override {}
 
     void complete(std::size_t bytes, int error = 0) {

@@ -26,6 +26,7 @@ struct fixture {
     /// Waits once and runs what came of it; how much that was.
     int wait(nanoseconds timeout = 0ns) {
         CHECK(!kernel.wait(timeout));
+        kernel.collect();
         int count = 0;
         for (; !ready.empty(); ++count) {
             op& next = ready.pop();
@@ -78,7 +79,9 @@ TEST_CASE("a watcher is queued once, however often it is reported", "[epoll]") {
     pipe.write();
 
     CHECK(!with.kernel.wait(0ns));
+    with.kernel.collect();
     CHECK(!with.kernel.wait(0ns));
+    with.kernel.collect();
 
     CHECK(&with.ready.pop() == &readable);
     CHECK(with.ready.empty());
@@ -272,12 +275,24 @@ TEST_CASE("a descriptor in service cannot be watched, nor be taken into service 
     REQUIRE(!with.kernel.attach(ours.get()));
 
     CHECK(with.kernel.watch(readable) == std::errc::device_or_resource_busy);
-    CHECK(with.kernel.attach(ours.get()) == std::errc::device_or_resource_busy);
 
     with.kernel.release(ours.get());
     CHECK(!with.kernel.watch(readable));
     with.kernel.unwatch(readable);
     CHECK(!with.kernel.attach(ours.get()));
+    with.kernel.release(ours.get());
+}
+
+TEST_CASE("each attach of a number begins another life of it", "[epoll]") {
+    fixture with;
+    int both[2];
+    REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, both) == 0);
+    const fd ours(both[0]), peer(both[1]);
+
+    REQUIRE(!with.kernel.attach(ours.get()));
+    const auto first = with.kernel.life(ours.get());
+    REQUIRE(!with.kernel.attach(ours.get()));  // as after a close that we were not told of
+    CHECK(with.kernel.life(ours.get()) != first);
     with.kernel.release(ours.get());
 }
 
@@ -346,7 +361,8 @@ TEST_CASE("without epoll_pwait2, waits are rounded up to milliseconds", "[epoll]
         const probes::failing epoll_pwait2_fails(probes::epoll_pwait2, ENOSYS, 1'000);
         const auto asked = probes::epoll_pwait2.count.load();
         const auto begin = std::chrono::steady_clock::now();
-        const bool failed = static_cast<bool>(kernel.wait(1ns)) || static_cast<bool>(kernel.wait(1'000'001ns));
+        const bool failed =
+            static_cast<bool>(kernel.wait(1ns)) || static_cast<bool>(kernel.wait(1'000'001ns));
         const auto passed = std::chrono::steady_clock::now() - begin;
         ::_exit(!failed && passed >= 3ms && probes::epoll_pwait2.count == asked + 1 ? 0 : 1);
     }
@@ -369,9 +385,7 @@ TEST_CASE("a backend without descriptors to spare throws and leaves none open", 
         const probes::failing epoll_ctl_fails(probes::epoll_ctl, ENOMEM);
         CHECK_THROWS_AS(epoll_backend(), std::system_error);
     }
-    SECTION("all there") {
-        const epoll_backend kernel;
-    }
+    SECTION("all there") { const epoll_backend kernel; }
     CHECK(open_descriptors() == before);
 }
 

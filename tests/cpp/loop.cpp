@@ -41,6 +41,7 @@ public:
         waits.push_back(timeout);
         return std::exchange(failure, {});
     }
+    void collect() noexcept override {}
     void wake() noexcept override { ++wakes; }
 };
 
@@ -63,7 +64,8 @@ struct fixed_clock : clock_source {
 TEST_CASE("ops run in the order in which they were pushed", "[loop]") {
     virtual_loop on;
     std::vector<int> seen;
-    callback first([&] { seen.push_back(1); }), second([&] { seen.push_back(2); }), third([&] { seen.push_back(3); });
+    callback first([&] { seen.push_back(1); }), second([&] { seen.push_back(2); }),
+        third([&] { seen.push_back(3); });
     on.push(first);
     on.push(second);
     on.push(third);
@@ -132,7 +134,8 @@ TEST_CASE("a turn runs what was ready, then what the kernel has, then what is du
 TEST_CASE("timers run by deadline, ties in the order of arming", "[loop]") {
     virtual_loop on;
     std::vector<int> seen;
-    delayed third([&] { seen.push_back(3); }), first([&] { seen.push_back(1); }), second([&] { seen.push_back(2); });
+    delayed third([&] { seen.push_back(3); }), first([&] { seen.push_back(1); }),
+        second([&] { seen.push_back(2); });
     on.arm(third, on.now() + 2s);
     on.arm(first, on.now() + 1s);
     on.arm(second, on.now() + 1s);
@@ -158,9 +161,27 @@ TEST_CASE("a disarmed timer does not run and does not wake the loop", "[loop]") 
     CHECK(on.stats().waits == waits + 1);
 }
 
+TEST_CASE("a timer runs at its deadline, and not a nanosecond before", "[loop]") {
+    idle_loop on;
+    fixed_clock clock;
+    on.use_clock(&clock);
+    bool fired = false;
+    delayed due([&] { fired = true; });
+    on.arm(due, clock.time + 5ns);
+
+    clock.time += 4ns;
+    on.run_once(0ns);
+    CHECK(!fired);
+
+    clock.time += 1ns;
+    on.run_once(0ns);
+    CHECK(fired);
+}
+
 TEST_CASE("no timer runs early on the real clock", "[loop]") {
     loop on;
-    for (const nanoseconds delay : {0ns, 1ns, 999ns, 1'000ns, 130'001ns, 999'999ns, 1'000'001ns, 2'500'000ns}) {
+    for (const nanoseconds delay :
+         {0ns, 1ns, 999ns, 1'000ns, 130'001ns, 999'999ns, 1'000'001ns, 2'500'000ns}) {
         std::optional<time_point> fired;
         delayed due([&] { fired = on.now(); });
         const time_point deadline = on.now() + delay;
@@ -511,46 +532,48 @@ TEST_CASE("the loop counts turns, ops, polls and waits", "[loop]") {
 
 TEST_CASE("a loop that ends cancels what runs and waits for its end", "[loop]") {
     std::vector<std::string> seen;
-    {
-        virtual_loop on;
-        const int peer = on.kernel().open();
-        auto sleeps = [&](std::string name) -> task<> {
-            const auto outcome = co_await sleep_for(1h);
-            seen.push_back(name + (outcome.error() == std::errc::operation_canceled ? " canceled" : "?"));
-            co_await next_turn();  // the end takes some turns
-            seen.push_back(name + " ended");
-        };
-        auto receives = [&]() -> task<> {
-            auto socket = stream::adopt(on, fd(peer)).value();
-            const auto outcome = co_await socket.receive();
-            seen.push_back(outcome.error() == std::errc::operation_canceled ? "receive canceled" : "?");
-        };
-        spawn(on, sleeps("sleep"));
-        spawn(on, receives());
-        on.settle();
-        spawn(on, sleeps("unborn"));
-    }
+    auto on = std::make_unique<virtual_loop>();
+    const int peer = on->kernel().open();
+    auto sleeps = [&](std::string name) -> task<> {
+        const auto outcome = co_await sleep_for(1h);
+        seen.push_back(name + (outcome.error() == std::errc::operation_canceled ? " canceled" : "?"));
+        co_await next_turn();  // the end takes some turns
+        seen.push_back(name + " ended");
+    };
+    auto receives = [&](stream socket) -> task<> {
+        const auto outcome = co_await socket.receive();
+        seen.push_back(outcome.error() == std::errc::operation_canceled ? "receive canceled" : "?");
+    };
+    spawn(*on, sleeps("sleep"));
+    spawn(*on, receives(stream::adopt(*on, fd(peer)).value()));
+    on->settle();
+    spawn(*on, sleeps("unborn"));
+
+    on.reset();
+
     std::sort(seen.begin(), seen.end());
-    CHECK(seen == std::vector<std::string>{"receive canceled", "sleep canceled", "sleep ended", "unborn canceled",
-                                           "unborn ended"});
+    CHECK(seen == std::vector<std::string>{"receive canceled", "sleep canceled", "sleep ended",
+                                           "unborn canceled", "unborn ended"});
 }
 
 TEST_CASE("what tasks start while the loop ends is ended too", "[loop]") {
     int ended = 0;
-    {
-        virtual_loop on;
-        auto late = [&]() -> task<> {
-            const auto outcome = co_await sleep_for(1h);
-            ended += outcome.error() == std::errc::operation_canceled;
-        };
-        auto parent = [&]() -> task<> {
-            const auto outcome = co_await sleep_for(1h);
-            ended += outcome.error() == std::errc::operation_canceled;
-            spawn(on, late());
-        };
-        spawn(on, parent());
-        on.settle();
-    }
+    auto on = std::make_unique<virtual_loop>();
+    auto late = [&]() -> task<> {
+        const auto outcome = co_await sleep_for(1h);
+        ended += outcome.error() == std::errc::operation_canceled;
+    };
+    auto parent = [&]() -> task<> {
+        const context here = co_await current_context();
+        const auto outcome = co_await sleep_for(1h);
+        ended += outcome.error() == std::errc::operation_canceled;
+        spawn(*here.on, late());
+    };
+    spawn(*on, parent());
+    on->settle();
+
+    on.reset();
+
     CHECK(ended == 2);
 }
 
@@ -631,6 +654,7 @@ TEST_CASE("a fork ends the loop that it inherited and leaves its parent's as it 
     on->run_once(1s);
     CHECK(seen == "to the parent");
     pipe.write();
+    on->begin_run();  // asks the kernel, though a task's end is still queued
     on->run_once(1s);
     CHECK(seen == "to the parent and the watcher");
     on->kernel().unwatch(readable);

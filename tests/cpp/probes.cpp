@@ -10,8 +10,6 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
-#include <zloop/config.hpp>
-
 namespace probes {
 
 namespace {
@@ -48,7 +46,7 @@ bool system_call::intercept() noexcept {
 
 }  // namespace probes
 
-#if !ZLOOP_ASAN  // it has its own, and checks more than we count
+#if PROBES_COUNT_ALLOCATIONS
 void* operator new(std::size_t size) { return probes::allocate(size); }
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
@@ -102,6 +100,7 @@ long __wrap_syscall(long number, ...) {
     if (number == SYS_epoll_pwait2 && probes::epoll_pwait2.intercept()) {
         return -1;
     }
-    return __real_syscall(number, argument[0], argument[1], argument[2], argument[3], argument[4], argument[5]);
+    return __real_syscall(number, argument[0], argument[1], argument[2], argument[3], argument[4],
+                          argument[5]);
 }
 }

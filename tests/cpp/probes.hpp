@@ -7,7 +7,21 @@
 
 namespace probes {
 
-/// Calls of operator new so far, by any thread; under AddressSanitizer none are counted.
+// Sanitizers bring their own operator new, which checks more than we count.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define PROBES_COUNT_ALLOCATIONS 0
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define PROBES_COUNT_ALLOCATIONS 0
+#endif
+#endif
+#ifndef PROBES_COUNT_ALLOCATIONS
+#define PROBES_COUNT_ALLOCATIONS 1
+#endif
+
+inline constexpr bool counts_allocations = PROBES_COUNT_ALLOCATIONS;
+
+/// Calls of operator new so far, by any thread.
 std::size_t allocations() noexcept;
 
 /// Bytes of stack between this call's frame and `base`'s.

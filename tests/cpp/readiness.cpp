@@ -57,7 +57,9 @@ task<std::string> recv_text(stream& from, std::size_t most) {
     co_return error ? error.message() : text.substr(0, count);
 }
 
-task<result<std::size_t>> send_some(stream& to, std::string_view text) { co_return co_await to.send(bytes_of(text)); }
+task<result<std::size_t>> send_some(stream& to, std::string_view text) {
+    co_return co_await to.send(bytes_of(text));
+}
 
 std::string message(std::errc code) { return system_error_code(static_cast<int>(code)).message(); }
 
@@ -98,6 +100,8 @@ TEST_CASE("a short TCP read means drained: the next read waits without asking th
     for (const char* text : {"one", "two", "three"}) {
         with.sends(text);
         CHECK(turn_until(on, [&] { return !seen.empty() && seen.back() == text; }));
+        on.run_once(0ns);
+        on.run_once(0ns);
     }
     join(on, running);
 
@@ -504,7 +508,9 @@ TEST_CASE("a provided buffer is chosen when there are bytes", "[readiness]") {
         operation.data = reinterpret_cast<std::byte*>(buffer);
         operation.size = sizeof buffer;
     };
-    auto work = [&]() -> task<result<std::size_t>> { co_return co_await provided_awaiter(with.socket, on, choose); };
+    auto work = [&]() -> task<result<std::size_t>> {
+        co_return co_await provided_awaiter(with.socket, on, choose);
+    };
 
     SECTION("and not before") {
         job<result<std::size_t>> reading(on, work());

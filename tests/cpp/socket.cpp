@@ -314,7 +314,8 @@ TEST_CASE("a place that is taken, or that is nobody's, cannot be bound", "[socke
         auto door = listener::bind(on, address::loopback()).value();
         CHECK(listener::bind(on, door.local_address()).error() == std::errc::address_in_use);
     }
-    CHECK(listener::bind(on, address::ip("192.0.2.1", 0).value()).error() == std::errc::address_not_available);
+    CHECK(listener::bind(on, address::ip("192.0.2.1", 0).value()).error() ==
+          std::errc::address_not_available);
     CHECK(listener::bind(on, address::local("/no/such/directory/socket").value()).error() ==
           std::errc::no_such_file_or_directory);
     CHECK(open_descriptors() == before);
@@ -371,7 +372,8 @@ TEST_CASE("a Unix socket can live at a path", "[socket]") {
 TEST_CASE("send takes several buffers in order", "[socket]") {
     loop on;
     connection with(on, GENERATE(kind::tcp, kind::unix_socket));
-    const iovec parts[] = {{const_cast<char*>("ab"), 2}, {const_cast<char*>(""), 0}, {const_cast<char*>("cde"), 3}};
+    const iovec parts[] = {
+        {const_cast<char*>("ab"), 2}, {const_cast<char*>(""), 0}, {const_cast<char*>("cde"), 3}};
     auto work = [&]() -> task<result<std::size_t>> { co_return co_await with.socket.send(parts); };
 
     CHECK(run(on, work()).value() == 5);
@@ -430,6 +432,33 @@ TEST_CASE("moving a stream moves its descriptor, and closes at the end", "[socke
     CHECK(with.peer_reads().empty());
 }
 
+TEST_CASE("a stream whose number is another's now touches nothing of it", "[socket]") {
+    loop on;
+    connection former(on, kind::unix_socket);
+    const int number = former.socket.native_handle();
+    job<std::string> reading(on, receive_text(former.socket));
+    on.run_once(0ns);
+    REQUIRE(::close(number) == 0);  // behind its back
+    connection fresh(on, kind::unix_socket);
+    REQUIRE(fresh.socket.native_handle() == number);
+    fresh.sends("not for you");
+
+    while (!reading.done()) {
+        on.run_once();
+    }
+    CHECK(reading.take() == system_error_code(ECANCELED).message());
+    CHECK(former.socket.is_stale());
+    CHECK(!fresh.socket.is_stale());
+    CHECK(run(on, receive_text(former.socket)) == system_error_code(EBADF).message());
+    auto writes = [&]() -> task<result<std::size_t>> { co_return co_await former.socket.send(bytes_of("x")); };
+    CHECK(run(on, writes()).error() == std::errc::bad_file_descriptor);
+    CHECK(former.socket.shutdown(SHUT_RDWR).error() == std::errc::bad_file_descriptor);
+    CHECK(former.socket.local_address() == address());
+    former.socket.close();
+
+    CHECK(run(on, receive_text(fresh.socket)) == "not for you");
+}
+
 TEST_CASE("a socket that the backend refuses stays its owner's", "[socket]") {
     loop on;
     fd file(::open("/proc/self/exe", O_RDONLY | O_CLOEXEC));
@@ -443,16 +472,11 @@ TEST_CASE("a socket that the backend refuses stays its owner's", "[socket]") {
 TEST_CASE("a stream whose reading task is cancelled by the loop's end is closed", "[socket]") {
     const auto before = open_descriptors();
     std::error_code outcome;
+    auto serve = [&](stream socket) -> task<> { outcome = (co_await socket.receive()).error(); };
     {
         loop on;
-        auto door = listener::bind(on, address::loopback()).value();
-        auto serve = [&](stream socket) -> task<> { outcome = (co_await socket.receive()).error(); };
-        auto work = [&]() -> task<stream> {
-            auto client = (co_await connect(door.local_address())).value();
-            spawn(on, serve((co_await door.accept()).value().socket));
-            co_return client;
-        };
-        const stream client = run(on, work());
+        connection with(on, GENERATE(kind::tcp, kind::unix_socket));
+        spawn(on, serve(std::move(with.socket)));
         on.run_once(0ns);
     }
     CHECK(outcome == std::errc::operation_canceled);
@@ -464,7 +488,9 @@ TEST_CASE("an idle stream holds no buffer: every loan is the loop's", "[socket]"
     connection first(on, kind::unix_socket), second(on, kind::unix_socket);
     first.sends("one");
     second.sends("two");
-    auto where = [](stream& from) -> task<const void*> { co_return (co_await from.receive()).value().data(); };
+    auto where = [](stream& from) -> task<const void*> {
+        co_return (co_await from.receive()).value().data();
+    };
 
     const void* const lent = run(on, where(first.socket));
     CHECK(run(on, where(second.socket)) == lent);

@@ -28,7 +28,8 @@ struct fixture {
         return done ? result<std::string>(text) : result<std::string>(done.error());
     }
 
-    result<std::size_t> until(std::string& buffer, std::string delimiter, std::size_t limit_bytes = 64 * 1024) {
+    result<std::size_t> until(std::string& buffer, std::string delimiter,
+                              std::size_t limit_bytes = 64 * 1024) {
         return run(on, read_until(socket, buffer, std::move(delimiter), limit_bytes));
     }
 };

@@ -33,7 +33,8 @@ private:
 class delayed : public zloop::timer_node {
 public:
     explicit delayed(std::function<void()> what)
-        : timer_node([](op& self) noexcept { static_cast<delayed&>(self).what_(); }), what_(std::move(what)) {}
+        : timer_node([](op& self) noexcept { static_cast<delayed&>(self).what_(); }),
+          what_(std::move(what)) {}
 
 private:
     std::function<void()> what_;

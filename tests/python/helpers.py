@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import site
 import socket
 import struct
 import subprocess
@@ -180,12 +181,10 @@ def environment(**more: str) -> dict[str, str]:
     """Ours, so that a child finds the zloop that this process has imported."""
     where = str(Path(zloop.__file__).resolve().parents[1])
     path = os.environ.get("PYTHONPATH")
-    return {
-        **os.environ,
-        "PYTHONPATH": where + (os.pathsep + path if path else ""),
-        "PYTHONFAULTHANDLER": "1",
-        **more,
-    }
+    found = {"PYTHONFAULTHANDLER": "1"}
+    if where not in site.getsitepackages():  # an installed one is found without
+        found["PYTHONPATH"] = where + (os.pathsep + path if path else "")
+    return {**os.environ, **found, **more}
 
 
 def run_program(

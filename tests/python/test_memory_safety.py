@@ -12,10 +12,11 @@ import pytest
 from helpers import check_program
 
 PRELUDE = """
-import asyncio, faulthandler, gc, os, socket, sys, threading, time, warnings, weakref
+import asyncio, faulthandler, gc, logging, os, socket, sys, threading, time, warnings, weakref
 import zloop
 
 faulthandler.dump_traceback_later(15, exit=True)
+logging.getLogger("asyncio").setLevel(logging.ERROR)  # how slow we are is the machine's affair
 
 def pair():
     with socket.create_server(("127.0.0.1", 0)) as listener:

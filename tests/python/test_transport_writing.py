@@ -87,7 +87,9 @@ async def test_a_subclass_of_bytes_is_sent(connect):
 
 
 @pytest.mark.parametrize("backlog", [False, True])
-async def test_what_is_changed_after_write_does_not_change_what_is_sent(connect, backlog):
+async def test_what_is_changed_after_write_does_not_change_what_is_sent(loop, connect, backlog):
+    if backlog and sys.version_info >= (3, 12) and not isinstance(loop, zloop.Loop):
+        pytest.skip("from 3.12 on asyncio keeps a view of what it has not sent")
     protocol = Recorder()
     transport, peer = await connect(protocol)
     before = fill_the_kernel(transport) if backlog else b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import site
 import subprocess
 import sys
 from pathlib import Path
@@ -62,13 +63,14 @@ zloop.nothing
 
 def tool(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     path = str(Path(zloop.__file__).resolve().parents[1])
+    where = {} if path in site.getsitepackages() else {"MYPYPATH": path}
     return subprocess.run(
         [sys.executable, "-m", *args],
         capture_output=True,
         text=True,
         timeout=120,
         cwd=cwd,
-        env=environment(MYPYPATH=path, MYPY_CACHE_DIR=str(cwd / "cache")),
+        env=environment(**where, MYPY_CACHE_DIR=str(cwd / "cache")),
     )
 
 
