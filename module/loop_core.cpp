@@ -540,7 +540,8 @@ py::ref LoopCore::call_at(const py::arguments& args) {
 
 py::ref LoopCore::create_future() {
     PyObject* arguments[] = {nullptr, self()};
-    return py::ref::steal(PyObject_Vectorcall(state->future_type.get(), arguments + 1,
+    const py::ref future = py::ref::steal(PyObject_GetAttr(state->futures.get(), state->str_Future.get()));
+    return py::ref::steal(PyObject_Vectorcall(future.get(), arguments + 1,
                                               0 | PY_VECTORCALL_ARGUMENTS_OFFSET, state->loop_keyword.get()));
 }
 
@@ -549,7 +550,8 @@ py::ref LoopCore::create_task(const py::arguments& args) {
         return call_base(*this, "create_task", args);
     }
     PyObject* arguments[] = {nullptr, args.values[0], self()};
-    return py::ref::steal(PyObject_Vectorcall(state->task_type.get(), arguments + 1,
+    const py::ref task = py::ref::steal(PyObject_GetAttr(state->tasks.get(), state->str_Task.get()));
+    return py::ref::steal(PyObject_Vectorcall(task.get(), arguments + 1,
                                               1 | PY_VECTORCALL_ARGUMENTS_OFFSET, state->loop_keyword.get()));
 }
 

@@ -20,6 +20,8 @@ void look_up_names(module_state& state) {
     const auto intern = [](py::ref& into, const char* name) {
         into = py::ref::steal(PyUnicode_InternFromString(name));
     };
+    intern(state.str_Future, "Future");
+    intern(state.str_Task, "Task");
     intern(state.str_accept_failed, "_accept_failed");
     intern(state.str_attach, "_attach");
     intern(state.str_buffer_updated, "buffer_updated");
@@ -51,8 +53,8 @@ void look_up_asyncio(module_state& state) {
         return py::attribute(py::import(module).get(), name);
     };
     state.base_event_loop = get("asyncio.base_events", "BaseEventLoop");
-    state.future_type = get("asyncio.futures", "Future");
-    state.task_type = get("asyncio.tasks", "Task");
+    state.futures = py::import("asyncio.futures");
+    state.tasks = py::import("asyncio.tasks");
     state.buffered_protocol = get("asyncio.protocols", "BufferedProtocol");
     state.extract_stack = get("asyncio.format_helpers", "extract_stack");
     state.set_result_unless_cancelled = get("asyncio.futures", "_set_result_unless_cancelled");

@@ -19,8 +19,8 @@ struct module_state {
 
     // asyncio's.
     py::ref base_event_loop;           // asyncio.BaseEventLoop
-    py::ref future_type;               // asyncio.Future
-    py::ref task_type;                 // asyncio.Task
+    py::ref futures;                   // the module: its Future may be replaced
+    py::ref tasks;                     // likewise its Task
     py::ref buffered_protocol;         // asyncio.BufferedProtocol
     py::ref extract_stack;             // asyncio.format_helpers.extract_stack
     py::ref set_result_unless_cancelled;
@@ -29,7 +29,7 @@ struct module_state {
     py::ref loop_keyword;              // ("loop",)
 
     // Names that are looked up while the loop runs.
-    py::ref str_accept_failed, str_attach, str_buffer_updated, str_call_connection_lost,
+    py::ref str_Future, str_Task, str_accept_failed, str_attach, str_buffer_updated, str_call_connection_lost,
         str_callback_failed, str_check_callback, str_check_thread, str_close, str_connection_lost,
         str_connection_made, str_context, str_data_received, str_detach, str_eof_received,
         str_factory_failed, str_fatal_error, str_flow_failed, str_get_buffer, str_log_debug,
@@ -38,8 +38,8 @@ struct module_state {
     using owned = py::owned<
         &module_state::loop_core_type, &module_state::handle_type, &module_state::timer_handle_type,
         &module_state::threadsafe_handle_type,
-        &module_state::socket_transport_type, &module_state::base_event_loop, &module_state::future_type,
-        &module_state::task_type, &module_state::buffered_protocol, &module_state::extract_stack,
+        &module_state::socket_transport_type, &module_state::base_event_loop, &module_state::futures,
+        &module_state::tasks, &module_state::buffered_protocol, &module_state::extract_stack,
         &module_state::set_result_unless_cancelled, &module_state::transport_socket,
         &module_state::socket_type, &module_state::loop_keyword>;
 
