@@ -1,7 +1,7 @@
 // zloop/backend.hpp: the seam to the kernel.
 //
-// A loop talks to the kernel through one `backend`, chosen at run time: epoll, the scripted one of
-// the tests; later kqueue and io_uring. The model is completion: an operation is started and is told
+// A loop talks to the kernel through one `backend`, chosen at run time: epoll, io_uring, kqueue, or the
+// scripted one of the tests. The model is completion: an operation is started and is told
 // its outcome. Readiness is how some backends get there, never what a caller sees, but for the
 // watchers that serve descriptors which belong to somebody else.
 //
@@ -24,14 +24,22 @@ struct sockaddr;
 namespace zloop {
 
 class backend;
+struct datagram;
 
+/// Sockets, pipes and terminals alike: a backend knows what it has attached.
 enum class opcode : std::uint8_t {
-    receive,  ///< bytes into a buffer that the backend lends until the next operation
-    recv,     ///< bytes into the caller's buffer
-    accept,   ///< a connection of a listening socket
-    send,     ///< bytes from the caller's buffers
-    connect,  ///< a connection to a peer
+    receive,        ///< bytes into a buffer that the backend lends until the next operation
+    recv,           ///< bytes into the caller's buffer
+    receive_batch,  ///< datagrams: a batch_op
+    accept,         ///< a connection of a listening socket
+    send,           ///< bytes from the caller's buffers
+    send_batch,     ///< datagrams: a batch_op
+    sendfile,       ///< bytes of a file: a sendfile_op
+    connect,        ///< a connection to a peer
 };
+
+/// Whether an operation waits for its descriptor to be readable; the others wait to write.
+constexpr bool is_read(opcode code) noexcept { return code <= opcode::accept; }
 
 /// One I/O operation, from start() to its outcome. Lives in the awaiting coroutine's frame.
 struct io_op : op, cancellable {
@@ -46,6 +54,7 @@ struct io_op : op, cancellable {
     phase state = phase::idle;  ///< the backend's
     bool now_or_never = false;  ///< fail with EAGAIN instead of waiting
     bool connecting = false;    ///< the backend's
+    bool truncated = false;     ///< outcome of receive, recv: the datagram was longer than `size`
     int error = 0;              ///< outcome: an errno, 0 is success
     int accepted = -1;          ///< outcome of accept: a non-blocking descriptor, the caller's to close
 
@@ -58,9 +67,22 @@ struct io_op : op, cancellable {
     void (*provide)(io_op&) noexcept = nullptr;
 
     const iovec* parts = nullptr;  ///< send: at most IOV_MAX buffers
-    sockaddr* name = nullptr;      ///< connect: the peer; accept: filled with the peer, or null
-    unsigned name_size = 0;        ///< of `name`: its room, and on accept what was filled
+    sockaddr* name = nullptr;      ///< connect, send: the peer; accept, receive, recv: filled with it; or null
+    unsigned name_size = 0;        ///< of `name`: its room, and what was filled
     unsigned part_count = 0;       ///< of `parts`
+};
+
+/// Several datagrams in one operation. `size` is how many `items` there are, and then how many were moved.
+struct batch_op : io_op {
+    using io_op::io_op;
+    datagram* items = nullptr;
+};
+
+/// Bytes of a file to a socket. `size` is how many, and then how many were moved: 0 at the file's end.
+struct sendfile_op : io_op {
+    using io_op::io_op;
+    int file = -1;
+    std::int64_t offset = 0;
 };
 
 enum class direction : std::uint8_t { read, write };
@@ -118,6 +140,10 @@ public:
     /// Tells one life of a descriptor's number from the next: a number that is attached again while a
     /// former owner still believes to have it is the new owner's alone.
     virtual std::uint32_t life(int) const noexcept { return 0; }
+
+    /// Whether operations that were asked to end still hold on to their frames: a kernel that completes
+    /// may need a wait() to let go of them.
+    virtual bool settling() const noexcept { return false; }
 
     /// Ends a wait() that sleeps, or the next one. From any thread.
     virtual void wake() noexcept = 0;

@@ -20,6 +20,7 @@
 #include <fcntl.h>
 #include <sys/syscall.h>
 
+#include <zloop/fork.hpp>
 #include <zloop/readiness.hpp>
 
 namespace zloop {
@@ -103,10 +104,17 @@ private:
     }
 
     std::error_code register_owned(int fd, std::uint32_t generation) noexcept override {
+        if (process_.is_inherited()) {
+            return std::make_error_code(std::errc::operation_not_permitted);
+        }
         return add_owned(epoll_, fd, generation) == 0 ? std::error_code{} : system_error_code(errno);
     }
 
-    void unregister(int fd) noexcept override { control(epoll_, EPOLL_CTL_DEL, fd, 0, 0); }
+    void unregister(int fd) noexcept override {
+        if (!process_.is_inherited()) {  // else the set is the parent's too
+            control(epoll_, EPOLL_CTL_DEL, fd, 0, 0);
+        }
+    }
 
     static int add_owned(int epoll, int fd, std::uint32_t generation) noexcept {
         constexpr std::uint32_t both = EPOLLIN | EPOLLOUT | EPOLLPRI | EPOLLRDHUP | EPOLLET;
@@ -134,6 +142,9 @@ private:
 
     std::error_code change_foreign(int fd, std::uint32_t generation, interests before,
                                    interests after) noexcept override {
+        if (process_.is_inherited()) {
+            return std::make_error_code(std::errc::operation_not_permitted);  // the set is the parent's too
+        }
         int failed;
         if (after == interests{}) {
             failed = control(epoll_, EPOLL_CTL_DEL, fd, 0, 0);
@@ -192,6 +203,7 @@ private:
         }
     }
 
+    detail::fork_mark process_;
     int epoll_;
     int wake_;
     int found_ = 0;  // events of the last wait()

@@ -12,10 +12,9 @@
 #include <mutex>
 #include <stdexcept>
 
-#include <pthread.h>
-
 #include <zloop/backend.hpp>
 #include <zloop/epoll.hpp>
+#include <zloop/fork.hpp>
 #include <zloop/scope.hpp>
 #include <zloop/timer.hpp>
 
@@ -43,29 +42,12 @@ protected:
 
 inline std::unique_ptr<backend> default_backend() { return std::make_unique<epoll_backend>(); }
 
-namespace detail {
-
-/// How many forks lie between this process and the one that made its first loop. Asking for the
-/// process id instead costs a system call a turn (0.17 us).
-inline std::atomic<unsigned> forks = 0;
-
-inline unsigned count_forks() {
-    static const int registered =
-        ::pthread_atfork(nullptr, nullptr, [] { forks.fetch_add(1, std::memory_order_relaxed); });
-    if (registered != 0) {
-        throw std::system_error(registered, std::system_category(), "pthread_atfork");
-    }
-    return forks.load(std::memory_order_relaxed);
-}
-
-}  // namespace detail
-
 class loop {
 public:
     static constexpr nanoseconds forever = nanoseconds::max();
 
     explicit loop(std::unique_ptr<backend> kernel = default_backend())
-        : backend_(std::move(kernel)), forks_(detail::count_forks()) {
+        : backend_(std::move(kernel)) {
         backend_->deliver_to(ready_);
     }
 
@@ -161,7 +143,11 @@ public:
         abandon_if_inherited();
         root_.cancel();
         take_inbox();
-        while (!ready_.empty()) {
+        while (!ready_.empty() || backend_->settling()) {
+            if (ready_.empty() && backend_->wait(nanoseconds(-1))) {
+                break;  // the kernel lets go of nothing any more
+            }
+            backend_->collect();
             interrupted_ = false;
             run_ready();
             take_inbox();
@@ -170,7 +156,7 @@ public:
 
     /// Whether this process is a fork of the loop's. Then the loop can only be shut down: the kernel's
     /// side of it is the parent's, and stays as it is.
-    bool is_inherited() const noexcept { return detail::forks.load(std::memory_order_relaxed) != forks_; }
+    bool is_inherited() const noexcept { return process_.is_inherited(); }
     void abandon_if_inherited() noexcept {
         if (is_inherited()) {
             backend_->abandon();
@@ -296,7 +282,7 @@ private:
     int unpolled_turns_ = most_unpolled_turns;
     bool stopping_ = false;
     bool interrupted_ = false;
-    unsigned forks_;
+    detail::fork_mark process_;
     counters stats_;
 
     std::mutex inbox_mutex_;

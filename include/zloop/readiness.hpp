@@ -18,11 +18,9 @@
 #include <vector>
 
 #include <fcntl.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
+#include <zloop/attempt.hpp>
 #include <zloop/backend.hpp>
 #include <zloop/error.hpp>
 
@@ -47,8 +45,8 @@ public:
         place->readable = false;  // an edge tells, if there is something already
         place->writable = true;
         place->hung_up = false;
-        place->short_is_drained = is_tcp(fd);
-        place->burst = 0;
+        place->kind = detail::kind_of(fd);
+        place->burst = place->write_burst = 0;
         return {};
     }
 
@@ -79,9 +77,9 @@ public:
             operation.error = operation.now_or_never ? EAGAIN : EBUSY;
             return true;
         }
-        if (reads && place.readable && !operation.now_or_never && place.burst >= burst_limit(operation.code)) {
+        if (!operation.now_or_never && is_spent(place, operation.code)) {
             // A busy peer starves nobody: the rest of the loop has its turn first.
-            place.burst = 0;
+            (reads ? place.burst : place.write_burst) = 0;
             waiting = &operation;
             operation.state = io_op::phase::queued;
             ready_->push(operation);
@@ -186,6 +184,7 @@ protected:
         }
         if (seen.writable || seen.hung_up) {
             place.writable = true;
+            place.write_burst = 0;
             queue_parked(place.writer);
         }
         return true;
@@ -213,21 +212,25 @@ private:
         bool readable : 1 = false;
         bool writable : 1 = false;
         bool hung_up : 1 = false;
-        bool short_is_drained : 1 = false;
-        std::uint8_t burst = 0;  // accepts that succeeded since the last event or requeue
+        detail::descriptor_kind kind = detail::descriptor_kind::other;
+        std::uint8_t burst = 0;        // accepts that succeeded since the last event or requeue
+        std::uint8_t write_burst = 0;  // and writes
     };
 
     // Holds a 100 KiB message, and what is copied out of it stays below the 128 KiB from which malloc maps
     // pages anew each time: 20 us of CPU a 100 KiB echo, where 64 KiB cost 26.
     static constexpr std::size_t scratch_bytes = 120 * 1024;
 
-    static bool is_read(opcode code) noexcept {
-        return code == opcode::receive || code == opcode::recv || code == opcode::accept;
-    }
-
-    /// How many reads of a ready descriptor may succeed in a row before the rest of the loop has its
+    /// How many operations on a ready descriptor may succeed in a row before the rest of the loop has its
     /// turn. Bytes always wait for a turn: whoever resumes reading is never called back inline.
-    static std::uint8_t burst_limit(opcode code) noexcept { return code == opcode::accept ? 64 : 0; }
+    static constexpr std::uint8_t most_accepts = 64;
+    static constexpr std::uint8_t most_writes = 64;
+    static bool is_spent(const slot& place, opcode code) noexcept {
+        if (!is_read(code)) {
+            return place.writable && place.write_burst >= most_writes;
+        }
+        return place.readable && (code != opcode::accept || place.burst >= most_accepts);
+    }
 
     static interests interests_of(const slot& place) noexcept {
         if (place.owned) {
@@ -257,12 +260,6 @@ private:
             }
         }
         return {};
-    }
-
-    static bool is_tcp(int fd) noexcept {
-        int protocol = 0;
-        socklen_t room = sizeof protocol;
-        return ::getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &room) == 0 && protocol == IPPROTO_TCP;
     }
 
     void forget(int fd) noexcept {
@@ -338,134 +335,59 @@ private:
 
     /// One try. False: it would block, and the slot says so.
     bool attempt(io_op& operation, slot& place) noexcept {
-        switch (operation.code) {
-            case opcode::receive: {
-                if (scratch_ == nullptr) {
-                    scratch_.reset(new (std::nothrow) std::byte[scratch_bytes]);
-                    if (scratch_ == nullptr) {
-                        operation.error = ENOMEM;
-                        return true;
-                    }
-                }
-                operation.data = scratch_.get();
-                operation.size = scratch_bytes;
-                return read_some(operation, place);
-            }
-            case opcode::recv:
-                if (operation.provide != nullptr) {
-                    const std::uint32_t generation = place.generation;
-                    operation.state = io_op::phase::idle;
-                    operation.provide(operation);
-                    if (operation.error != 0) {
-                        return true;
-                    }
-                    // A provider may attach descriptors, and so move the table; cancel; or close.
-                    slot& found = slots_[static_cast<std::size_t>(operation.fd)];
-                    if (found.generation != generation || operation.state == io_op::phase::canceled) {
-                        operation.error = ECANCELED;
-                        return true;
-                    }
-                    return read_some(operation, found);
-                }
-                return read_some(operation, place);
-            case opcode::accept: return accept_one(operation, place);
-            case opcode::send: return send_some(operation, place);
-            case opcode::connect: return connect(operation, place);
-        }
-        return true;
-    }
-
-    static bool would_block(int error) noexcept { return error == EAGAIN || error == EWOULDBLOCK; }
-
-    bool read_some(io_op& operation, slot& place) noexcept {
-        ssize_t count;
-        do {
-            count = ::recv(operation.fd, operation.data, operation.size, 0);
-        } while (count < 0 && errno == EINTR);
-        if (count < 0) {
-            if (would_block(errno)) {
-                place.readable = false;
-                return false;
-            }
-            operation.error = errno;
-            operation.size = 0;
-            return true;
-        }
-        const auto moved = static_cast<std::size_t>(count);
-        if (moved < operation.size && place.short_is_drained && !place.hung_up) {
-            place.readable = false;
-        }
-        operation.size = moved;
-        return true;
-    }
-
-    bool accept_one(io_op& operation, slot& place) noexcept {
-        for (;;) {
-            socklen_t room = operation.name_size;
-            const int fd = ::accept4(operation.fd, operation.name, operation.name ? &room : nullptr,
-                                     SOCK_NONBLOCK | SOCK_CLOEXEC);
-            if (fd >= 0) {
-                operation.accepted = fd;
-                operation.name_size = room;
-                ++place.burst;
+        const std::size_t asked = operation.size;
+        if (operation.code == opcode::receive) {
+            if (!lend(operation)) {
                 return true;
             }
-            if (would_block(errno)) {
-                place.readable = false;
-                return false;
-            }
-            // A connection that died in the queue is nobody's failure.
-            if (errno != ECONNABORTED && errno != EPROTO && errno != EINTR) {
-                operation.error = errno;
-                ++place.burst;  // who tries again at once, with EMFILE, still starves nobody
+            return settle(operation, place, scratch_bytes);
+        }
+        if (operation.code == opcode::recv && operation.provide != nullptr) {
+            const std::uint32_t generation = place.generation;
+            operation.state = io_op::phase::idle;
+            operation.provide(operation);
+            if (operation.error != 0) {
                 return true;
             }
+            // A provider may attach descriptors, and so move the table; cancel; or close.
+            slot& found = slots_[static_cast<std::size_t>(operation.fd)];
+            if (found.generation != generation || operation.state == io_op::phase::canceled) {
+                operation.error = ECANCELED;
+                return true;
+            }
+            return settle(operation, found, operation.size);
         }
+        return settle(operation, place, asked);
     }
 
-    bool send_some(io_op& operation, slot& place) noexcept {
-        ssize_t count;
-        do {
-            if (operation.part_count == 1) {  // send(2) is 50 ns cheaper than sendmsg(2)
-                count = ::send(operation.fd, operation.parts->iov_base, operation.parts->iov_len,
-                               MSG_NOSIGNAL);
-            } else {
-                msghdr message{};
-                message.msg_iov = const_cast<iovec*>(operation.parts);
-                message.msg_iovlen = operation.part_count;
-                count = ::sendmsg(operation.fd, &message, MSG_NOSIGNAL);
-            }
-        } while (count < 0 && errno == EINTR);
-        if (count < 0) {
-            if (would_block(errno)) {
-                place.writable = false;
-                return false;
-            }
-            operation.error = errno;
-            operation.size = 0;
-            return true;
-        }
-        operation.size = static_cast<std::size_t>(count);
-        return true;
-    }
-
-    bool connect(io_op& operation, slot& place) noexcept {
-        if (operation.connecting) {
-            socklen_t room = sizeof operation.error;
-            if (::getsockopt(operation.fd, SOL_SOCKET, SO_ERROR, &operation.error, &room) != 0) {
-                operation.error = errno;
-            }
-            return true;
-        }
-        if (::connect(operation.fd, operation.name, operation.name_size) == 0) {
-            return true;
-        }
-        if (errno == EINPROGRESS || errno == EINTR) {  // interrupted: it goes on in the background
-            operation.connecting = true;
-            place.writable = false;
+    /// Makes the system call, and notes in the slot what it tells of the next one.
+    static bool settle(io_op& operation, slot& place, std::size_t asked) noexcept {
+        const bool reads = is_read(operation.code);
+        if (!detail::attempt(operation, place.kind)) {
+            (reads ? place.readable : place.writable) = false;
             return false;
         }
-        operation.error = errno;
+        if (!reads) {
+            place.write_burst = static_cast<std::uint8_t>(place.write_burst + !operation.now_or_never);
+        } else if (operation.code == opcode::accept) {
+            ++place.burst;  // who tries again at once, with EMFILE, still starves nobody
+        } else if (operation.size < asked && operation.error == 0 && place.kind == detail::descriptor_kind::tcp &&
+                   !place.hung_up) {
+            place.readable = false;
+        }
+        return true;
+    }
+
+    bool lend(io_op& operation) noexcept {
+        if (scratch_ == nullptr) {
+            scratch_.reset(new (std::nothrow) std::byte[scratch_bytes]);
+            if (scratch_ == nullptr) {
+                operation.error = ENOMEM;
+                return false;
+            }
+        }
+        operation.data = scratch_.get();
+        operation.size = scratch_bytes;
         return true;
     }
 

@@ -12,6 +12,7 @@
 
 #include <zloop/address.hpp>
 #include <zloop/fd.hpp>
+#include <zloop/platform.hpp>
 #include <zloop/task.hpp>
 
 namespace zloop {
@@ -291,7 +292,7 @@ public:
 
     /// Binds and listens at `where` (a Unix path must not exist yet).
     static result<listener> bind(loop& on, const address& where, const listen_options& options = {}) noexcept {
-        fd made(::socket(where.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+        fd made = detail::make_socket(where.family(), SOCK_STREAM);
         const int yes = 1;
         const bool failed =
             !made ||
@@ -342,7 +343,7 @@ private:
 /// Fails: as connect(2) does, or `operation_canceled`; nothing is left open.
 inline task<result<stream>> connect(address peer) {
     const context here = co_await current_context();
-    fd made(::socket(peer.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    fd made = detail::make_socket(peer.family(), SOCK_STREAM);
     if (!made) {
         co_return system_error_code(errno);
     }

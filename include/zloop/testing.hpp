@@ -184,13 +184,9 @@ public:
     void wake() noexcept override { woken_ = true; }
 
 private:
-    static bool reads(const io_op& operation) noexcept {
-        return operation.code != opcode::send && operation.code != opcode::connect;
-    }
-
     io_op*& slot_of(const io_op& operation) {
         script& peer = scripts_[operation.fd];
-        return reads(operation) ? peer.reader_ : peer.writer_;
+        return is_read(operation.code) ? peer.reader_ : peer.writer_;
     }
 
     static void finish(op& node) noexcept {
@@ -224,6 +220,9 @@ private:
             case opcode::accept: return read(operation, peer);
             case opcode::send: return write(operation, peer);
             case opcode::connect: return connect(operation, peer);
+            case opcode::receive_batch:
+            case opcode::send_batch:
+            case opcode::sendfile: return fail(operation, EOPNOTSUPP);
         }
         return true;
     }
