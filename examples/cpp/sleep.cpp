@@ -14,14 +14,13 @@ zloop::task<> nap(const char* name, zloop::nanoseconds duration) {
 zloop::task<> morning() {
     const auto here = co_await zloop::current_context();
 
-    zloop::job<> cat(*here.on, nap("the cat", 30ms));
-    zloop::job<> bear(*here.on, nap("the bear", 24h * 120));
+    zloop::job<> cat(here, nap("the cat", 30ms));
+    zloop::job<> bear(here, nap("the bear", 24h * 120));
     co_await nap("the child", 60ms);
 
     bear.cancel();  // asks; the nap ends in its own turn
-    while (!cat.done() || !bear.done()) {
-        co_await zloop::next_turn();
-    }
+    co_await cat.join();
+    co_await bear.join();
 }
 
 int main() { zloop::run(morning()); }

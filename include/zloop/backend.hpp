@@ -41,6 +41,13 @@ enum class opcode : std::uint8_t {
 /// Whether an operation waits for its descriptor to be readable; the others wait to write.
 constexpr bool is_read(opcode code) noexcept { return code <= opcode::accept; }
 
+/// An operation's name, for backtraces.
+constexpr const char* name_of(opcode code) noexcept {
+    constexpr const char* names[] = {"receive", "recv", "receive_batch", "accept", "send", "send_batch", "sendfile",
+                                     "connect"};
+    return names[static_cast<std::size_t>(code)];
+}
+
 /// One I/O operation, from start() to its outcome. Lives in the awaiting coroutine's frame.
 struct io_op : op, cancellable {
     enum class phase : std::uint8_t { idle, parked, queued, canceled };

@@ -23,6 +23,13 @@
 #define ZLOOP_ASAN 0
 #endif
 
+// clang 14 has the header, but not what the header needs.
+#if defined(__clang__)
+#define ZLOOP_HAS_SOURCE_LOCATION __has_builtin(__builtin_source_location)
+#else
+#define ZLOOP_HAS_SOURCE_LOCATION 1
+#endif
+
 namespace zloop {
 
 /// The version of these headers, as in "1.2.3".

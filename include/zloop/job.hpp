@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cassert>
-#include <optional>
+#include <cstdlib>
 
 #include <zloop/task.hpp>
 
@@ -10,30 +10,64 @@ namespace zloop {
 
 /// A task that was started on a loop, and the scope to cancel it by.
 ///
-/// Owns:    the task. Does not move. Destroying a job that has not ended is an error.
-/// Example: tests/cpp/job.cpp
+/// Owns:    the task. Does not move. To destroy a job that has not ended is an error as it is with a
+///          std::thread, and ends the process: a nursery (nursery.hpp) joins what it has started.
+/// Example: examples/cpp/sleep.cpp
 template <class T = void>
-class [[nodiscard]] job : op {
+class [[nodiscard]] job : op, detail::completion, detail::live_task {
 public:
     /// Starts `work` in the loop's next turn, in a scope of its own below `parent`.
     job(loop& on, scope& parent, task<T> work) noexcept
-        : op(&job::begin), on_(&on), scope_(&parent), task_(std::move(work)) {
+        : op(&job::begin), completion(&job::end), on_(&on), scope_(&parent), task_(std::move(work)) {
         on.push(*this);
+        on.enlist(*this);
     }
     job(loop& on, task<T> work) noexcept : job(on, on.root_scope(), std::move(work)) {}
 
-    ~job() { assert(done()); }
+    /// The same from within a task; cancelled when that is: `job<> child(co_await current_context(), f());`
+    job(const context& here, task<T> work) noexcept : job(*here.on, *here.within, std::move(work)) {}
+
+    ~job() {
+        if (!done()) {
+            std::fputs("zloop: a job was destroyed that has not ended\n", stderr);
+            std::abort();  // its frame is in use
+        }
+    }
 
     bool done() const noexcept { return phase_ == phase::done; }
 
     /// Asks the task to end: what it waits for finishes with operation_canceled.
     void cancel() noexcept { scope_.cancel(); }
 
-    /// The task's result, once it is done; throws what the task threw.
+    /// The task's result, once it is done; throws what the task threw. Once.
     T take() { return task_.frame().promise().take(); }
 
     /// Queues `waiter` when the task is done. One waiter, not done yet.
     void notify(op& waiter) noexcept { waiter_ = &waiter; }
+
+    class joiner : op {
+    public:
+        explicit joiner(job& joined) noexcept : op(&joiner::go_on), joined_(joined) {}
+
+        bool await_ready() const noexcept { return joined_.done(); }
+        template <task_promise P>
+        void await_suspend(std::coroutine_handle<P> caller, site where = site::current()) noexcept {
+            detail::note(caller.promise(), "job", where, joined_.bottom);
+            caller_ = caller;
+            joined_.notify(*this);
+        }
+        T await_resume() { return joined_.take(); }
+
+    private:
+        static void go_on(op& node) noexcept { static_cast<joiner&>(node).caller_.resume(); }
+
+        job& joined_;
+        std::coroutine_handle<> caller_;
+    };
+
+    /// `co_await job.join()`: waits for the end, and takes the result. Not cancelled itself: cancel the
+    /// job, and it ends.
+    joiner join() noexcept { return joiner(*this); }
 
 private:
     enum class phase : std::uint8_t { queued, running, done };
@@ -41,16 +75,17 @@ private:
     static void begin(op& node) noexcept {
         auto& self = static_cast<job&>(node);
         self.phase_ = phase::running;
-        self.run = &job::end;
         auto& promise = self.task_.frame().promise();
+        self.bottom = &promise;
         promise.surround({self.on_, &self.scope_});
         promise.when_done(self);
         self.task_.frame().resume();
     }
 
-    static void end(op& node) noexcept {
-        auto& self = static_cast<job&>(node);
+    static void end(completion& ended) noexcept {
+        auto& self = static_cast<job&>(ended);
         self.phase_ = phase::done;
+        self.on_->strike(self);
         if (self.waiter_ != nullptr) {
             self.on_->push(*self.waiter_);
         }

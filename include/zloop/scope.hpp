@@ -21,12 +21,16 @@ protected:
     ~cancellable() = default;
 };
 
+/// Whether the cancellation of the scopes above reaches a scope.
+enum class shielding : bool { open, shielded };
+
 class scope {
 public:
-    /// A scope below `parent`; cancelled from the start when the parent is.
-    explicit scope(scope* parent = nullptr) noexcept : parent_(parent) {
+    /// A scope below `parent`; cancelled from the start when the parent is, unless it is shielded.
+    explicit scope(scope* parent = nullptr, shielding kind = shielding::open) noexcept
+        : parent_(parent), shielded_(kind == shielding::shielded) {
         if (parent_ != nullptr) {
-            cancelled_ = parent_->cancelled_;
+            cancelled_ = parent_->cancelled_ && !shielded_;
             next_ = parent_->first_child_;
             if (next_ != nullptr) {
                 next_->previous_ = this;
@@ -51,20 +55,12 @@ public:
 
     bool cancelled() const noexcept { return cancelled_; }
 
-    /// Marks the scope and everything below, and asks whatever waits there to end. Remembered: an
-    /// operation that starts later in this scope ends at once. Resumes nothing inline.
-    void cancel() noexcept {
-        if (cancelled_) {
-            return;
-        }
-        cancelled_ = true;
-        if (leaf_ != nullptr) {
-            leaf_->cancel(*leaf_);
-        }
-        for (scope* child = first_child_; child != nullptr; child = child->next_) {
-            child->cancel();
-        }
-    }
+    /// Marks the scope and everything below that is not shielded, and asks whatever waits there to end.
+    /// Remembered: an operation that starts later in this scope ends at once. Resumes nothing inline.
+    void cancel() noexcept { cancel(false); }
+
+    /// cancel(), through shields as well: for a loop that ends.
+    void cancel_shielded() noexcept { cancel(true); }
 
     /// Records the operation that this scope's tasks wait for; the operation is under way. One that
     /// cancelled the scope while it started (a callback of its own did) is asked to end at once.
@@ -79,12 +75,29 @@ public:
     void leave() noexcept { leaf_ = nullptr; }
 
 private:
+    void cancel(bool through_shields) noexcept {
+        if (!cancelled_) {
+            cancelled_ = true;
+            if (leaf_ != nullptr) {
+                leaf_->cancel(*leaf_);
+            }
+        } else if (!through_shields) {
+            return;
+        }
+        for (scope* child = first_child_; child != nullptr; child = child->next_) {
+            if (through_shields || !child->shielded_) {
+                child->cancel(through_shields);
+            }
+        }
+    }
+
     scope* parent_;
     scope* first_child_ = nullptr;
     scope* next_ = nullptr;
     scope* previous_ = nullptr;
     cancellable* leaf_ = nullptr;
     bool cancelled_ = false;
+    bool shielded_ = false;
 };
 
 }  // namespace zloop

@@ -21,7 +21,8 @@ public:
     bool await_ready() const noexcept { return false; }
 
     template <task_promise P>
-    bool await_suspend(std::coroutine_handle<P> caller) {
+    bool await_suspend(std::coroutine_handle<P> caller, site where = site::current()) {
+        detail::note(caller.promise(), "sleep", where);
         surroundings_ = caller.promise().surroundings();
         if (surroundings_.within->cancelled()) {
             canceled_ = true;

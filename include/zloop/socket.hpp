@@ -27,7 +27,8 @@ public:
     bool await_ready() const noexcept { return false; }
 
     template <task_promise P>
-    bool await_suspend(std::coroutine_handle<P> caller) noexcept {
+    bool await_suspend(std::coroutine_handle<P> caller, site where = site::current()) noexcept {
+        note(caller.promise(), name_of(code), where);
         scope& within = *caller.promise().surroundings().within;
         if (within.cancelled()) {
             error = ECANCELED;

@@ -18,6 +18,7 @@
 
 #include <zloop/frame_pool.hpp>
 #include <zloop/loop.hpp>
+#include <zloop/site.hpp>
 
 namespace zloop {
 
@@ -38,12 +39,34 @@ class task;
 
 namespace detail {
 
+class task_promise_base;
+
+/// Told of the end of a task that nobody awaits, on the task's stack, which is suspended for good by
+/// then: it may destroy the task. It resumes nothing.
+struct completion {
+    explicit completion(void (*ended_function)(completion&) noexcept) noexcept : ended(ended_function) {}
+    void (*ended)(completion&) noexcept;
+
+protected:
+    ~completion() = default;
+};
+
+/// What a suspended task waits for: another task, or something that has a name.
+struct awaited {
+    const task_promise_base* child = nullptr;
+    const char* what = "";
+    site where{};
+};
+
 class task_promise_base {
 public:
     const context& surroundings() const noexcept { return context_; }
     void surround(const context& from) noexcept { context_ = from; }
     void continue_with(std::coroutine_handle<> parent) noexcept { parent_ = parent; }
-    void when_done(op& notified) noexcept { notified_ = &notified; }
+    void when_done(completion& notified) noexcept { notified_ = &notified; }
+
+    void waits_for(const awaited& next) noexcept { awaited_ = next; }
+    const awaited& waiting_for() const noexcept { return awaited_; }
 
     std::suspend_always initial_suspend() const noexcept { return {}; }
 
@@ -51,10 +74,13 @@ public:
         struct awaiter {
             bool await_ready() const noexcept { return false; }
             std::coroutine_handle<> await_suspend(std::coroutine_handle<>) const noexcept {
-                if (self.notified_ != nullptr) {
-                    self.context_.on->push(*self.notified_);
+                if (self.parent_) {
+                    return self.parent_;
                 }
-                return self.parent_ ? self.parent_ : std::noop_coroutine();
+                if (self.notified_ != nullptr) {
+                    self.notified_->ended(*self.notified_);  // and with it, perhaps, this frame
+                }
+                return std::noop_coroutine();
             }
             void await_resume() const noexcept {}
 
@@ -70,9 +96,18 @@ public:
 
 private:
     std::coroutine_handle<> parent_;
-    op* notified_ = nullptr;
+    completion* notified_ = nullptr;
     context context_;
+    awaited awaited_;
 };
+
+/// Notes what a coroutine is about to wait for, if its promise keeps that.
+template <task_promise P>
+void note(P& promise, const char* what, site where, const task_promise_base* child = nullptr) noexcept {
+    if constexpr (requires { promise.waits_for(awaited{}); }) {
+        promise.waits_for({child, what, where});
+    }
+}
 
 template <class T>
 class task_promise_of : public task_promise_base {
@@ -86,8 +121,10 @@ public:
     }
     void unhandled_exception() noexcept { outcome_.template emplace<2>(std::current_exception()); }
 
+    bool failed() const noexcept { return outcome_.index() == 2; }
+
     T take() {
-        if (outcome_.index() == 2) {
+        if (failed()) {
             std::rethrow_exception(std::get<2>(std::move(outcome_)));
         }
         return std::get<1>(std::move(outcome_));
@@ -104,6 +141,8 @@ public:
 
     void return_value(T& value) noexcept { outcome_ = &value; }
     void unhandled_exception() noexcept { outcome_ = std::current_exception(); }
+
+    bool failed() const noexcept { return outcome_.index() == 1; }
 
     T& take() {
         if (auto* failure = std::get_if<std::exception_ptr>(&outcome_)) {
@@ -123,6 +162,8 @@ public:
 
     void return_void() const noexcept {}
     void unhandled_exception() noexcept { failure_ = std::current_exception(); }
+
+    bool failed() const noexcept { return failure_ != nullptr; }
 
     void take() {
         if (failure_) {
@@ -166,7 +207,8 @@ public:
 
         bool await_ready() const noexcept { return false; }
         template <task_promise P>
-        bool await_suspend(std::coroutine_handle<P> parent) {
+        bool await_suspend(std::coroutine_handle<P> parent, site where = site::current()) {
+            detail::note(parent.promise(), "task", where, &child_.promise());
             child_.promise().surround(parent.promise().surroundings());
             child_.resume();
             if (child_.done()) {
@@ -229,7 +271,8 @@ public:
 
     bool await_ready() const noexcept { return false; }
     template <task_promise P>
-    void await_suspend(std::coroutine_handle<P> caller) noexcept {
+    void await_suspend(std::coroutine_handle<P> caller, site where = site::current()) noexcept {
+        detail::note(caller.promise(), "the next turn", where);
         caller_ = caller;
         caller.promise().surroundings().on->push(*this);
     }

@@ -11,7 +11,9 @@
 #include <zloop/job.hpp>
 #include <zloop/loop.hpp>
 #include <zloop/op.hpp>
+#include <zloop/parked.hpp>
 #include <zloop/scope.hpp>
+#include <zloop/site.hpp>
 #include <zloop/sleep.hpp>
 #include <zloop/socket.hpp>
 #include <zloop/stream.hpp>
