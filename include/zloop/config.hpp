@@ -3,6 +3,10 @@
 // The only header that defines macros; all of them begin with ZLOOP_.
 #pragma once
 
+#if __cplusplus < 202002L
+#error "zloop needs C++20: -std=c++20, or newer"
+#endif
+
 #define ZLOOP_VERSION "0.1.0"
 
 #if defined(__linux__)
