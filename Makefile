@@ -31,6 +31,11 @@ test: $(venv)/zloop  ## everything that can be checked: C++, Python, conformance
 conformance: $(venv)/zloop  ## the suites of CPython and of uvicorn, on zloop
 	@tools/test $(wheels) cpython uvicorn
 
+.PHONY: amalgamate
+amalgamate:  ## one header of all: build/amalgamated/zloop.hpp, and zloop_testing.hpp beside it
+	@rm -rf build/amalgamated
+	@$(PYTHON) tools/amalgamate build/amalgamated
+
 .PHONY: bench
 bench: $(bench)/zloop  ## zloop beside its peers and a raw epoll server: about 40 minutes
 	$(bench)/bin/python bench/run.py --json build/bench/run.json --png build/bench/run.png
