@@ -2,6 +2,8 @@
 #pragma once
 
 #include <functional>
+#include <memory>
+#include <ostream>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -11,6 +13,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <zloop/epoll.hpp>
 #include <zloop/fd.hpp>
 #include <zloop/loop.hpp>
 #include <zloop/socket.hpp>
@@ -18,6 +21,30 @@
 namespace support {
 
 using namespace std::chrono_literals;
+
+/// A backend of this platform, and how to make one.
+struct backend_choice {
+    std::string_view name;
+    std::unique_ptr<zloop::backend> (*make)();
+
+    friend std::ostream& operator<<(std::ostream& out, const backend_choice& self) { return out << self.name; }
+};
+
+/// The backends that can run here. A test case of a promise that every one keeps begins with
+///     const backend_choice backend = GENERATE(from_range(backends()));
+///     loop on(backend.make());
+inline const std::vector<backend_choice>& backends() {
+    static const std::vector<backend_choice> all = [] {
+        std::vector<backend_choice> found;
+#if ZLOOP_HAS_EPOLL
+        found.push_back({"epoll", []() -> std::unique_ptr<zloop::backend> {
+                             return std::make_unique<zloop::epoll_backend>();
+                         }});
+#endif
+        return found;
+    }();
+    return all;
+}
 
 /// An op that calls a function.
 class callback : public zloop::op {
