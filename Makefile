@@ -12,8 +12,9 @@ wheels := build/wheel-$(version)
 export PATH := $(CURDIR)/$(venv)/bin:$(PATH)
 
 sources := $(wildcard include/zloop/*.hpp module/* zloop/*.py zloop/*.pyi) zloop/meson.build \
-	zloop/py.typed meson.build meson.options LICENSE README.md
-cpp := $(wildcard include/zloop/*.hpp module/*.[ch]pp tests/cpp/*.[ch]pp tests/cpp/pch/*.hpp examples/cpp/*.cpp)
+	zloop/py.typed meson.build meson_options.txt LICENSE README.md
+cpp := $(wildcard include/zloop/*.hpp module/*.[ch]pp tests/cpp/*.[ch]pp tests/cpp/pch/*.hpp examples/cpp/*.cpp \
+	tests/packaging/*.cpp)
 
 .PHONY: help
 help:  ## this list

@@ -24,5 +24,6 @@ int main() {
     zloop::loop loop;
     auto door = zloop::listener::bind(loop, zloop::address::loopback()).value();
     zloop::spawn(loop, greet(door));
-    std::printf("zloop %s says %s", zloop::version, zloop::run(loop, listen_to(door.local_address())).c_str());
+    std::printf("zloop %s says %s", zloop::version,
+                zloop::run(loop, listen_to(door.local_address())).c_str());
 }
