@@ -50,7 +50,9 @@ public:
         return {};
     }
 
-    std::uint32_t life(int fd) const noexcept override { return slots_[static_cast<std::size_t>(fd)].generation; }
+    std::uint32_t life(int fd) const noexcept override {
+        return slots_[static_cast<std::size_t>(fd)].generation;
+    }
 
     void release(int fd) noexcept override {
         forget(fd);
@@ -364,15 +366,19 @@ private:
     static bool settle(io_op& operation, slot& place, std::size_t asked) noexcept {
         const bool reads = is_read(operation.code);
         if (!detail::attempt(operation, place.kind)) {
-            (reads ? place.readable : place.writable) = false;
+            if (reads) {  // clang 14 knows no conditional bit-field
+                place.readable = false;
+            } else {
+                place.writable = false;
+            }
             return false;
         }
         if (!reads) {
             place.write_burst = static_cast<std::uint8_t>(place.write_burst + !operation.now_or_never);
         } else if (operation.code == opcode::accept) {
             ++place.burst;  // who tries again at once, with EMFILE, still starves nobody
-        } else if (operation.size < asked && operation.error == 0 && place.kind == detail::descriptor_kind::tcp &&
-                   !place.hung_up) {
+        } else if (operation.size < asked && operation.error == 0 &&
+                   place.kind == detail::descriptor_kind::tcp && !place.hung_up) {
             place.readable = false;
         }
         return true;

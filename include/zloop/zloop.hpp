@@ -19,3 +19,4 @@
 #include <zloop/stream.hpp>
 #include <zloop/task.hpp>
 #include <zloop/timer.hpp>
+#include <zloop/watch.hpp>

@@ -1,4 +1,4 @@
-// What tests of several headers share: callbacks as ops, connected sockets, counting descriptors.
+// What tests of several headers share: each backend, callbacks as ops, connected sockets, descriptors.
 #pragma once
 
 #include <functional>
@@ -15,6 +15,7 @@
 
 #include <zloop/epoll.hpp>
 #include <zloop/fd.hpp>
+#include <zloop/job.hpp>
 #include <zloop/loop.hpp>
 #include <zloop/socket.hpp>
 
@@ -30,7 +31,8 @@ struct backend_choice {
     friend std::ostream& operator<<(std::ostream& out, const backend_choice& self) { return out << self.name; }
 };
 
-/// The backends that can run here. A test case of a promise that every one keeps begins with
+/// The backends that can run here. A test case of a promise that every one keeps uses
+/// each_backend(), or begins with
 ///     const backend_choice backend = GENERATE(from_range(backends()));
 ///     loop on(backend.make());
 inline const std::vector<backend_choice>& backends() {
@@ -44,6 +46,40 @@ inline const std::vector<backend_choice>& backends() {
         return found;
     }();
     return all;
+}
+
+/// The test case runs with each backend that can run here, one after the other: `loop on(each_backend());`.
+inline std::unique_ptr<zloop::backend> each_backend() {
+    const backend_choice choice = GENERATE(from_range(backends()));
+    UNSCOPED_INFO("backend: " << choice);
+    return choice.make();
+}
+
+/// Some turns that do not sleep.
+inline void turn(zloop::loop& on, int count = 1) {
+    while (count-- > 0) {
+        on.run_once(0ns);
+    }
+}
+
+/// Asks the kernel, and runs nothing of what it has queued.
+inline void queue_events(zloop::loop& on) {
+    static_cast<void>(on.kernel().wait(0ns));
+    on.kernel().collect();
+}
+
+/// Turns until `running` is done; what it came to.
+template <class T>
+T finish(zloop::loop& on, zloop::job<T>& running) {
+    const auto patience = std::chrono::steady_clock::now() + 20s;
+    while (!running.done()) {
+        on.run_once(1s);
+        if (std::chrono::steady_clock::now() > patience) {
+            running.cancel();
+            FAIL_CHECK("still not done");
+        }
+    }
+    return running.take();
 }
 
 /// An op that calls a function.
