@@ -4,7 +4,9 @@
 // std::system_category. The end of a stream is no error: size 0.
 #pragma once
 
+#include <cassert>
 #include <cerrno>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <type_traits>
@@ -16,6 +18,7 @@ namespace zloop {
 enum class errc {
     end_of_stream = 1,  ///< the stream ended inside of what was asked for
     limit_exceeded,     ///< the delimiter did not come within the limit
+    closed,             ///< the channel was closed
 };
 
 /// The category of `zloop::errc`.
@@ -26,6 +29,7 @@ inline const std::error_category& category() noexcept {
             switch (static_cast<errc>(code)) {
                 case errc::end_of_stream: return "end of stream";
                 case errc::limit_exceeded: return "limit exceeded";
+                case errc::closed: return "closed";
             }
             return "unknown zloop error";
         }
@@ -53,9 +57,11 @@ namespace zloop {
 /// A value or an error.
 ///
 /// Two ways to read it: `auto [error, value] = co_await …;`, or `.value()`, which throws
-/// std::system_error. After an error the value is T's default.
+/// std::system_error. After an error the value is T's default; where T has none, it is not to be touched.
 template <class T>
 class [[nodiscard]] result {
+    static constexpr bool has_default = std::is_default_constructible_v<T>;
+
 public:
     result(T value) noexcept(std::is_nothrow_move_constructible_v<T>) : value_(std::move(value)) {}
     result(std::error_code error) noexcept : error_(error) {}
@@ -67,28 +73,35 @@ public:
 
     T& value() & {
         check();
-        return value_;
+        return **this;
     }
     T&& value() && {
         check();
-        return std::move(value_);
+        return std::move(**this);
     }
     const T& value() const& {
         check();
-        return value_;
+        return **this;
     }
 
-    T& operator*() noexcept { return value_; }
-    const T& operator*() const noexcept { return value_; }
-    T* operator->() noexcept { return &value_; }
-    const T* operator->() const noexcept { return &value_; }
+    T& operator*() noexcept {
+        if constexpr (has_default) {
+            return value_;
+        } else {
+            assert(value_.has_value());
+            return *value_;
+        }
+    }
+    const T& operator*() const noexcept { return *const_cast<result&>(*this); }
+    T* operator->() noexcept { return &**this; }
+    const T* operator->() const noexcept { return &**this; }
 
     template <std::size_t I>
     friend decltype(auto) get(result&& self) noexcept {
         if constexpr (I == 0) {
             return std::move(self.error_);
         } else {
-            return std::move(self.value_);
+            return std::move(*self);
         }
     }
     template <std::size_t I>
@@ -96,7 +109,7 @@ public:
         if constexpr (I == 0) {
             return (self.error_);
         } else {
-            return (self.value_);
+            return *self;
         }
     }
     template <std::size_t I>
@@ -104,7 +117,7 @@ public:
         if constexpr (I == 0) {
             return (self.error_);
         } else {
-            return (self.value_);
+            return *self;
         }
     }
 
@@ -116,7 +129,7 @@ private:
     }
 
     std::error_code error_;
-    T value_{};
+    std::conditional_t<has_default, T, std::optional<T>> value_{};
 };
 
 template <>

@@ -40,7 +40,7 @@ public:
     void cancel() noexcept { scope_.cancel(); }
 
     /// The task's result, once it is done; throws what the task threw. Once.
-    T take() { return task_.frame().promise().take(); }
+    T take() { return task_.take(); }
 
     /// Queues `waiter` when the task is done. One waiter, not done yet.
     void notify(op& waiter) noexcept { waiter_ = &waiter; }

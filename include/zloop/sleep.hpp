@@ -29,7 +29,8 @@ public:
             return false;
         }
         caller_ = caller;
-        surroundings_.on->arm(*this, deadline_from(surroundings_.on->now()));
+        surroundings_.on->arm(
+            *this, relative_ ? deadline_after(surroundings_.on->now(), deadline_.time_since_epoch()) : deadline_);
         surroundings_.within->enter(*this);
         return true;
     }
@@ -44,15 +45,9 @@ protected:
         relative_ = true;
     }
 
-private:
-    time_point deadline_from(time_point now) const noexcept {
-        if (!relative_) {
-            return deadline_;
-        }
-        const nanoseconds left = time_point::max() - now;
-        return deadline_.time_since_epoch() < left ? now + deadline_.time_since_epoch() : time_point::max();
-    }
+    time_point deadline_;
 
+private:
     static void fire(op& node) noexcept {
         auto& self = static_cast<sleep_until&>(node);
         self.surroundings_.within->leave();
@@ -68,7 +63,6 @@ private:
         }
     }
 
-    time_point deadline_;
     context surroundings_;
     std::coroutine_handle<> caller_;
     bool relative_ = false;
@@ -79,6 +73,53 @@ private:
 class [[nodiscard]] sleep_for : public sleep_until {
 public:
     explicit sleep_for(nanoseconds duration) noexcept : sleep_until(relative{}, duration) {}
+};
+
+/// Ticks at equal distances, without drift: each is due a period after the last was due, not after it
+/// was waited for.
+class interval {
+public:
+    /// The first tick is due a period after the first wait.
+    explicit interval(nanoseconds period) noexcept : period_(period) { assert(period > nanoseconds::zero()); }
+
+    class ticker : public sleep_until {
+    public:
+        explicit ticker(interval& of) noexcept : sleep_until(of.next_), interval_(of) {}
+
+        template <task_promise P>
+        bool await_suspend(std::coroutine_handle<P> caller, site where = site::current()) {
+            home_ = caller.promise().surroundings().on;
+            if (!interval_.begun_) {
+                interval_.begun_ = true;
+                interval_.next_ = deadline_after(home_->now(), interval_.period_);
+                deadline_ = interval_.next_;
+            }
+            return sleep_until::await_suspend(caller, where);
+        }
+
+        result<std::uint64_t> await_resume() noexcept {
+            if (const auto outcome = sleep_until::await_resume(); !outcome) {
+                return outcome.error();
+            }
+            const nanoseconds late = home_->now() - interval_.next_;
+            const auto ticks = late / interval_.period_ + 1;
+            interval_.next_ += ticks * interval_.period_;
+            return static_cast<std::uint64_t>(ticks);
+        }
+
+    private:
+        interval& interval_;
+        loop* home_ = nullptr;
+    };
+
+    /// Completes: with the number of ticks since the last wait: more than 1 when some were missed.
+    /// Fails:     `operation_canceled`; the tick is then still to come.
+    [[nodiscard]] ticker next() noexcept { return ticker(*this); }
+
+private:
+    nanoseconds period_;
+    time_point next_{};
+    bool begun_ = false;
 };
 
 }  // namespace zloop

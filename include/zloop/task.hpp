@@ -101,6 +101,25 @@ private:
     awaited awaited_;
 };
 
+/// Whether `failure` is what a cancelled operation's .value() throws.
+inline bool is_canceled(const std::exception_ptr& failure) noexcept {
+    try {
+        std::rethrow_exception(failure);
+    } catch (const std::system_error& error) {
+        return error.code() == std::errc::operation_canceled;
+    } catch (...) {
+        return false;
+    }
+}
+
+/// Gives the loop's hook a failure that comes after another one, or too late, to be thrown - unless it
+/// only says that its task was cancelled.
+inline void report_beside(loop& on, std::exception_ptr failure) noexcept {
+    if (!is_canceled(failure)) {
+        on.report(std::move(failure));
+    }
+}
+
 /// Notes what a coroutine is about to wait for, if its promise keeps that.
 template <task_promise P>
 void note(P& promise, const char* what, site where, const task_promise_base* child = nullptr) noexcept {
@@ -203,13 +222,17 @@ public:
 
     class awaiter {
     public:
-        explicit awaiter(handle child) noexcept : child_(child) {}
+        explicit awaiter(handle child, scope* within = nullptr) noexcept : child_(child), within_(within) {}
 
         bool await_ready() const noexcept { return false; }
         template <task_promise P>
         bool await_suspend(std::coroutine_handle<P> parent, site where = site::current()) {
             detail::note(parent.promise(), "task", where, &child_.promise());
-            child_.promise().surround(parent.promise().surroundings());
+            context around = parent.promise().surroundings();
+            if (within_ != nullptr) {
+                around.within = within_;
+            }
+            child_.promise().surround(around);
             child_.resume();
             if (child_.done()) {
                 return false;
@@ -221,9 +244,26 @@ public:
 
     private:
         handle child_;
+        scope* within_;
     };
 
     awaiter operator co_await() && noexcept { return awaiter(frame_); }
+
+    /// `co_await std::move(task).within(inner)`: as co_await, in a scope of its own, below the caller's.
+    awaiter within(scope& inner) && noexcept { return awaiter(frame_, &inner); }
+
+    class settler : public awaiter {
+    public:
+        using awaiter::awaiter;
+        void await_resume() const noexcept {}
+    };
+
+    /// `co_await task.settled(inner)`: runs it in `inner` to its end, however it ends; then take().
+    settler settled(scope& inner) & noexcept { return settler(frame_, &inner); }
+
+    /// The result of a task that has ended; throws what it threw. Once.
+    T take() { return frame_.promise().take(); }
+    bool failed() const noexcept { return frame_.promise().failed(); }
 
     /// For those who start tasks themselves (job.hpp); everybody else awaits.
     handle frame() const noexcept { return frame_; }

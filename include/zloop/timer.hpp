@@ -20,6 +20,11 @@ using nanoseconds = std::chrono::nanoseconds;
 /// A moment on a loop's clock: nanoseconds of CLOCK_MONOTONIC, or of a virtual clock.
 using time_point = std::chrono::time_point<std::chrono::steady_clock, nanoseconds>;
 
+/// `duration` after `now`; the end of time where that is later.
+constexpr time_point deadline_after(time_point now, nanoseconds duration) noexcept {
+    return duration < time_point::max() - now ? now + duration : time_point::max();
+}
+
 /// An op with a deadline. When it is due the loop queues it, like any other op.
 struct timer_node : op {
     using op::op;

@@ -5,11 +5,15 @@
 
 #include <zloop/address.hpp>
 #include <zloop/backend.hpp>
+#include <zloop/backtrace.hpp>
+#include <zloop/cancel.hpp>
+#include <zloop/channel.hpp>
 #include <zloop/epoll.hpp>
 #include <zloop/error.hpp>
 #include <zloop/fd.hpp>
 #include <zloop/job.hpp>
 #include <zloop/loop.hpp>
+#include <zloop/nursery.hpp>
 #include <zloop/op.hpp>
 #include <zloop/parked.hpp>
 #include <zloop/scope.hpp>
@@ -17,6 +21,8 @@
 #include <zloop/sleep.hpp>
 #include <zloop/socket.hpp>
 #include <zloop/stream.hpp>
+#include <zloop/sync.hpp>
 #include <zloop/task.hpp>
 #include <zloop/timer.hpp>
 #include <zloop/watch.hpp>
+#include <zloop/when.hpp>

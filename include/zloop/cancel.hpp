@@ -1,0 +1,189 @@
+// zloop/cancel.hpp: shield, deadlines, std::stop_token: scopes around a task.
+//
+// Each of these runs a task in a scope of its own, and ends when the task has ended: nothing goes on
+// behind the caller's back. Cancelling is asking, so what a task does with its last breath takes the time
+// that it takes.
+#pragma once
+
+#include <optional>
+#include <stop_token>
+
+#include <zloop/error.hpp>
+#include <zloop/task.hpp>
+
+namespace zloop {
+
+/// Runs `work` where the cancellation of the scopes above does not reach it; the caller waits for its
+/// end all the same. A loop that ends cancels it nevertheless.
+template <class T>
+task<T> shield(task<T> work) {
+    const context here = co_await current_context();
+    scope inner(here.within, shielding::shielded);
+    co_return co_await std::move(work).within(inner);
+}
+
+namespace detail {
+
+/// An op that cancels a scope, and that may be on its way when nobody needs it any more: the loop takes
+/// no op out of its queue, so its owner waits for it then.
+template <class Op>
+class canceller : protected Op {
+public:
+    canceller(loop& on, scope& target) noexcept : Op(&canceller::strike), on_(on), target_(target) {}
+    canceller(const canceller&) = delete;
+    canceller& operator=(const canceller&) = delete;
+
+    /// Whether it has cancelled the scope.
+    bool struck() const noexcept { return struck_; }
+
+protected:
+    ~canceller() = default;
+
+    class arrival {
+    public:
+        explicit arrival(canceller& awaited) noexcept : awaited_(awaited) {}
+        bool await_ready() const noexcept { return awaited_.struck_; }
+        void await_suspend(std::coroutine_handle<> caller) noexcept { awaited_.waiter_ = caller; }
+        void await_resume() const noexcept {}
+
+    private:
+        canceller& awaited_;
+    };
+
+    loop& on_;
+    bool struck_ = false;
+
+private:
+    static void strike(op& node) noexcept {
+        auto& self = static_cast<canceller&>(node);
+        self.struck_ = true;
+        self.target_.cancel();
+        if (self.waiter_) {
+            self.waiter_.resume();
+        }
+    }
+
+    scope& target_;
+    std::coroutine_handle<> waiter_;
+};
+
+class deadline final : public canceller<timer_node> {
+public:
+    deadline(loop& on, scope& target, time_point when) : canceller(on, target) {
+        if (when != time_point::max()) {
+            on.arm(*this, when);
+        } else {
+            struck_ = true;
+            never_ = true;
+        }
+    }
+
+    bool expired() const noexcept { return struck_ && !never_; }
+
+    /// To be awaited before it is destroyed.
+    arrival disarm() noexcept {
+        if (armed()) {
+            on_.disarm(*this);
+            struck_ = never_ = true;
+        }
+        return arrival(*this);
+    }
+
+private:
+    bool never_ = false;
+};
+
+class stop_relay final : public canceller<op> {
+public:
+    stop_relay(loop& on, scope& target) noexcept : canceller(on, target) {}
+
+    void operator()() noexcept {  // by any thread, once
+        posted_.store(true, std::memory_order_release);
+        on_.post(*this);
+    }
+
+    /// To be awaited before it is destroyed, when nobody calls it any more.
+    arrival retire() noexcept {
+        if (!posted_.load(std::memory_order_acquire)) {
+            struck_ = true;
+        }
+        return arrival(*this);
+    }
+
+private:
+    std::atomic<bool> posted_ = false;
+};
+
+template <class T>
+struct flattened {
+    using type = result<T>;
+};
+template <class T>
+struct flattened<result<T>> {
+    using type = result<T>;
+};
+
+}  // namespace detail
+
+/// What with_deadline makes of a task's T: result<T>, and of a result<T> itself.
+template <class T>
+using timed = typename detail::flattened<T>::type;
+
+/// Runs `work` and cancels it at `when`, by the loop's clock.
+///
+/// Completes: when `work` does. A value that it gives is passed on, however late.
+/// Fails:     `timed_out` when `work` was cancelled by the deadline, and said so by operation_canceled,
+///            as a result or thrown; a task<void> says nothing, and is timed out when the deadline passed.
+template <class T>
+task<timed<T>> with_deadline(time_point when, task<T> work) {
+    const context here = co_await current_context();
+    scope inner(here.within);
+    detail::deadline limit(*here.on, inner, when);
+    co_await work.settled(inner);
+    co_await limit.disarm();
+    const bool ours = limit.expired() && !here.within->cancelled();
+    try {
+        if constexpr (std::is_void_v<T>) {
+            work.take();
+            co_return ours ? timed<T>(std::errc::timed_out) : timed<T>();
+        } else {
+            timed<T> outcome = work.take();
+            if (ours && outcome.error() == std::errc::operation_canceled) {
+                co_return std::errc::timed_out;
+            }
+            co_return outcome;
+        }
+    } catch (const std::system_error& error) {
+        if (ours && error.code() == std::errc::operation_canceled) {
+            co_return std::errc::timed_out;
+        }
+        throw;
+    }
+}
+
+/// with_deadline, `duration` from now on.
+template <class T>
+task<timed<T>> with_timeout(nanoseconds duration, task<T> work) {
+    const context here = co_await current_context();
+    co_return co_await with_deadline(deadline_after(here.on->now(), duration), std::move(work));
+}
+
+/// Runs `work`, and cancels it once somebody, in any thread, asks `token`'s source to stop.
+template <class T>
+task<T> with_stop(std::stop_token token, task<T> work) {
+    const context here = co_await current_context();
+    scope inner(here.within);
+    if (token.stop_requested()) {
+        inner.cancel();
+        co_return co_await std::move(work).within(inner);
+    }
+    detail::stop_relay relay(*here.on, inner);
+    {
+        const std::stop_callback<detail::stop_relay&> listening(token, relay);
+        co_await work.settled(inner);
+    }
+    co_await relay.retire();
+    co_return work.take();
+}
+
+}  // namespace zloop

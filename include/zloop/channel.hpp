@@ -1,0 +1,166 @@
+// zloop/channel.hpp: values from tasks to tasks of one loop, through a bounded buffer.
+//
+// With capacity 0 a value goes from hand to hand: the sender waits for the receiver. Both sides are fair.
+// A value that was handed to a receiver is its own, whatever is cancelled then; a sender that is cancelled
+// while it waits has sent nothing. The buffer is allocated once. For one loop's thread.
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include <zloop/parked.hpp>
+
+namespace zloop {
+
+/// A bounded first-in first-out channel. Must be without waiters at its end: close() lets them go.
+///
+/// Example: examples/cpp/chat_room.cpp
+template <class T>
+class channel {
+public:
+    explicit channel(std::size_t capacity = 0)
+        : capacity_(capacity), buffer_(capacity != 0 ? new std::optional<T>[capacity] : nullptr) {}
+    channel(const channel&) = delete;
+    channel& operator=(const channel&) = delete;
+
+    std::size_t capacity() const noexcept { return capacity_; }
+    std::size_t size() const noexcept { return size_; }  ///< values in the buffer
+    bool is_closed() const noexcept { return closed_; }
+
+    /// No more values: who waits to send fails, and receivers fail once the buffer is empty, with
+    /// errc::closed.
+    void close() noexcept {
+        closed_ = true;
+        senders_.wake_all();
+        receivers_.wake_all();
+    }
+
+    /// Moves `value` on if nobody has to wait for that; else leaves it as it is.
+    bool try_send(T& value) {
+        if (closed_) {
+            return false;
+        }
+        if (!receivers_.empty()) {
+            auto& first = static_cast<receiver&>(receivers_.pop());
+            first.value_.emplace(std::move(value));
+            first.wake();
+            return true;
+        }
+        if (size_ == capacity_) {
+            return false;
+        }
+        push(std::move(value));
+        return true;
+    }
+    bool try_send(T&& value) { return try_send(value); }
+
+    std::optional<T> try_receive() {
+        std::optional<T> taken;
+        if (size_ != 0) {
+            taken = pop();
+            if (!senders_.empty()) {  // its place in the buffer is the longest waiting sender's
+                push(std::move(*next_sender().value_));
+            }
+        } else if (!senders_.empty()) {
+            taken = std::move(next_sender().value_);
+        }
+        return taken;
+    }
+
+    class sender : wait_queue::waiter {
+    public:
+        sender(channel& to, T value) noexcept(std::is_nothrow_move_constructible_v<T>)
+            : wait_queue::waiter(to.senders_), to_(to), value_(std::move(value)) {}
+
+        bool await_ready() { return to_.closed_ || (sent_ = to_.try_send(*value_)); }
+        template <task_promise P>
+        bool await_suspend(std::coroutine_handle<P> caller, site where = site::current()) noexcept {
+            if (!park(caller, "a channel's receiver", where)) {
+                return false;
+            }
+            to_.senders_.push(*this);
+            return true;
+        }
+        result<void> await_resume() const noexcept {
+            if (sent_) {
+                return {};
+            }
+            return canceled() ? make_error_code(std::errc::operation_canceled) : make_error_code(errc::closed);
+        }
+
+    private:
+        friend channel;
+        channel& to_;
+        std::optional<T> value_;
+        bool sent_ = false;
+    };
+
+    /// Completes: when a receiver has it, or the buffer.
+    /// Fails:     `errc::closed`, `operation_canceled`; it was not sent then.
+    [[nodiscard]] sender send(T value) { return sender(*this, std::move(value)); }
+
+    class receiver : wait_queue::waiter {
+    public:
+        explicit receiver(channel& from) noexcept : wait_queue::waiter(from.receivers_), from_(from) {}
+
+        bool await_ready() {
+            value_ = from_.try_receive();
+            return value_.has_value() || from_.closed_;
+        }
+        template <task_promise P>
+        bool await_suspend(std::coroutine_handle<P> caller, site where = site::current()) noexcept {
+            if (!park(caller, "a channel's sender", where)) {
+                return false;
+            }
+            from_.receivers_.push(*this);
+            return true;
+        }
+        result<T> await_resume() {
+            if (value_.has_value()) {
+                return std::move(*value_);
+            }
+            return canceled() ? make_error_code(std::errc::operation_canceled) : make_error_code(errc::closed);
+        }
+
+    private:
+        friend channel;
+        channel& from_;
+        std::optional<T> value_;
+    };
+
+    /// Completes: with the oldest value.
+    /// Fails:     `errc::closed` when it is closed and empty, `operation_canceled`.
+    [[nodiscard]] receiver receive() noexcept { return receiver(*this); }
+
+private:
+    void push(T&& value) {
+        buffer_[(first_ + size_) % capacity_].emplace(std::move(value));
+        ++size_;
+    }
+
+    std::optional<T> pop() {
+        std::optional<T> oldest = std::move(buffer_[first_]);
+        buffer_[first_].reset();
+        first_ = (first_ + 1) % capacity_;
+        --size_;
+        return oldest;
+    }
+
+    /// The longest waiting sender, told that its value is taken - right after this.
+    sender& next_sender() noexcept {
+        auto& first = static_cast<sender&>(senders_.pop());
+        first.sent_ = true;
+        first.wake();
+        return first;
+    }
+
+    std::size_t capacity_;
+    std::unique_ptr<std::optional<T>[]> buffer_;
+    std::size_t first_ = 0;
+    std::size_t size_ = 0;
+    bool closed_ = false;
+    wait_queue senders_;
+    wait_queue receivers_;
+};
+
+}  // namespace zloop

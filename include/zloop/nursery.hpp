@@ -1,0 +1,161 @@
+// zloop/nursery.hpp: tasks that run beside each other and end before their nursery does.
+//
+// The nursery owns the tasks that it has started; each is freed at its end. When one fails the others are
+// cancelled, and who joins gets that failure. Nothing outlives the join.
+#pragma once
+
+#include <cstdlib>
+
+#include <zloop/error.hpp>
+#include <zloop/frame_pool.hpp>
+#include <zloop/task.hpp>
+
+namespace zloop {
+
+/// Starts tasks, and waits for all of them.
+///
+/// Owns:    the tasks. Join it before it is destroyed: with tasks in it, that ends the process, as it
+///          does with a std::thread. with_nursery() joins by itself.
+/// Example: examples/cpp/chat_room.cpp
+class nursery {
+public:
+    /// Its tasks are cancelled when the caller is: `nursery children(co_await current_context());`
+    explicit nursery(const context& here) noexcept : on_(here.on), scope_(here.within) {}
+    nursery(const nursery&) = delete;
+    nursery& operator=(const nursery&) = delete;
+    ~nursery() {
+        if (size_ != 0) {
+            std::fputs("zloop: a nursery was destroyed with tasks in it\n", stderr);
+            std::abort();  // their frames are in use
+        }
+    }
+
+    /// Starts `work` in the loop's next turn. In a cancelled nursery it runs as well, and its first
+    /// operation fails with operation_canceled.
+    /// Fails: an exception that leaves `work` is the nursery's.
+    void spawn(task<void> work) {
+        auto* const fresh = new child(*this, std::move(work));
+        ++size_;
+        on_->enlist(*fresh);
+        on_->push(*fresh);
+    }
+
+    /// The same; an error is a failure, thrown as std::system_error.
+    void spawn(task<result<void>> work) { spawn(raise(std::move(work))); }
+
+    /// How many tasks have not ended.
+    std::size_t size() const noexcept { return size_; }
+
+    /// Asks all of them to end.
+    void cancel() noexcept { scope_.cancel(); }
+
+    class joiner : op {
+    public:
+        explicit joiner(nursery& joined) noexcept : op(&joiner::go_on), joined_(joined) {}
+
+        bool await_ready() const noexcept { return joined_.size_ == 0; }
+        template <task_promise P>
+        void await_suspend(std::coroutine_handle<P> caller, site where = site::current()) noexcept {
+            detail::note(caller.promise(), "nursery", where);
+            assert(joined_.joiner_ == nullptr);
+            caller_ = caller;
+            joined_.joiner_ = this;
+        }
+        void await_resume() {
+            if (joined_.failure_) {
+                std::rethrow_exception(std::exchange(joined_.failure_, nullptr));
+            }
+        }
+
+    private:
+        friend nursery;
+        static void go_on(op& node) noexcept { static_cast<joiner&>(node).caller_.resume(); }
+
+        nursery& joined_;
+        std::coroutine_handle<> caller_;
+    };
+
+    /// `co_await children.join()`: waits until no task is left. One waiter. Not cancelled itself: its
+    /// tasks are when the caller is, and so it ends.
+    /// Fails: with the first failure of a task; later ones go to the loop's failure hook.
+    joiner join() noexcept { return joiner(*this); }
+
+private:
+    template <class F>
+    friend task<void> with_nursery(F body);
+
+    struct child final : op, detail::completion, detail::live_task {
+        child(nursery& nursery_of, task<void> task_of) noexcept
+            : op(&child::begin), completion(&child::end), home(nursery_of), own(&home.scope_), work(std::move(task_of)) {}
+
+        static void* operator new(std::size_t size) { return detail::frame_pool::allocate(size); }
+        static void operator delete(void* memory, std::size_t size) noexcept {
+            detail::frame_pool::release(memory, size);
+        }
+
+        static void begin(op& node) noexcept {
+            auto& self = static_cast<child&>(node);
+            auto& promise = self.work.frame().promise();
+            self.bottom = &promise;
+            promise.surround({self.home.on_, &self.own});
+            promise.when_done(self);
+            self.work.frame().resume();
+        }
+
+        static void end(completion& ended) noexcept {
+            auto& self = static_cast<child&>(ended);
+            nursery& home = self.home;
+            if (self.work.failed()) {
+                home.fail(self.work);
+            }
+            home.on_->strike(self);
+            delete &self;
+            if (--home.size_ == 0 && home.joiner_ != nullptr) {
+                home.on_->push(*std::exchange(home.joiner_, nullptr));
+            }
+        }
+
+        nursery& home;
+        scope own;
+        task<void> work;
+    };
+
+    static task<void> raise(task<result<void>> work) { (co_await std::move(work)).value(); }
+
+    void fail(task<void>& failed) noexcept {
+        try {
+            failed.take();
+        } catch (...) {
+            if (failure_) {
+                detail::report_beside(*on_, std::current_exception());
+            } else {
+                failure_ = std::current_exception();
+            }
+        }
+        scope_.cancel();
+    }
+
+    loop* on_;
+    scope scope_;
+    std::size_t size_ = 0;
+    joiner* joiner_ = nullptr;
+    std::exception_ptr failure_;  // the first
+};
+
+/// Runs `body`, a callable that takes a nursery& and gives a task<void>, and joins what it has spawned.
+/// Fails: with the first failure of the body or of a task; the others are cancelled.
+template <class F>
+task<void> with_nursery(F body) {
+    nursery children(co_await current_context());
+    {
+        scope own(&children.scope_);
+        task<void> running = body(children);
+        co_await running.settled(own);
+        if (running.failed()) {
+            children.fail(running);
+        }
+    }
+    co_await children.join();
+}
+
+}  // namespace zloop

@@ -1,0 +1,260 @@
+// zloop/sync.hpp: event, latch, mutex, semaphore, condition: tasks of one loop that wait for each other.
+//
+// All are fair: who waits longest is served first, and what is handed to a waiter is its own before it
+// runs, so nobody overtakes it. A waiter that is cancelled leaves the queue at once; one that has been
+// served already keeps what it got. They allocate nothing, own no task, and are for one loop's thread.
+// Each must be without waiters at its end.
+#pragma once
+
+#include <cassert>
+#include <cstddef>
+#include <utility>
+
+#include <zloop/cancel.hpp>
+#include <zloop/parked.hpp>
+
+namespace zloop {
+
+/// Something that has happened, or not yet. Any number of tasks wait for it.
+class event {
+public:
+    bool is_set() const noexcept { return set_; }
+
+    /// Lets all that wait go on, and all that will, until reset().
+    void set() noexcept {
+        set_ = true;
+        waiting_.wake_all();
+    }
+    void reset() noexcept { set_ = false; }
+
+    class waiter : wait_queue::waiter {
+    public:
+        explicit waiter(event& awaited) noexcept : wait_queue::waiter(awaited.waiting_), awaited_(awaited) {}
+
+        bool await_ready() const noexcept { return awaited_.set_; }
+        template <task_promise P>
+        bool await_suspend(std::coroutine_handle<P> caller, site where = site::current()) noexcept {
+            if (!park(caller, "event", where)) {
+                return false;
+            }
+            awaited_.waiting_.push(*this);
+            return true;
+        }
+        result<void> await_resume() const noexcept { return outcome(); }
+
+    private:
+        event& awaited_;
+    };
+
+    /// Completes: at once when it is set, or once it was: a reset() right after is not noticed.
+    /// Fails:     `operation_canceled`.
+    [[nodiscard]] waiter wait() noexcept { return waiter(*this); }
+
+private:
+    bool set_ = false;
+    wait_queue waiting_;
+};
+
+/// An event that happens when a number of others have. Once.
+class latch {
+public:
+    explicit latch(std::size_t expected) noexcept : left_(expected) {
+        if (left_ == 0) {
+            done_.set();
+        }
+    }
+
+    /// One of `count` less to wait for. No more of them than were expected.
+    void count_down(std::size_t count = 1) noexcept {
+        assert(count <= left_);
+        left_ -= count;
+        if (left_ == 0) {
+            done_.set();
+        }
+    }
+
+    bool is_open() const noexcept { return done_.is_set(); }
+
+    /// Completes: when the last one has counted down.
+    /// Fails:     `operation_canceled`.
+    [[nodiscard]] event::waiter wait() noexcept { return done_.wait(); }
+
+private:
+    std::size_t left_;
+    event done_;
+};
+
+/// A number of permits.
+class semaphore {
+public:
+    explicit semaphore(std::size_t permits) noexcept : free_(permits) {}
+
+    std::size_t available() const noexcept { return free_; }
+
+    bool try_acquire() noexcept {
+        if (free_ == 0) {
+            return false;
+        }
+        --free_;
+        return true;
+    }
+
+    /// Gives a permit to who waits longest, or keeps it for the next. Not only for who has acquired one.
+    void release() noexcept {
+        if (waiting_.empty()) {
+            ++free_;
+        } else {
+            waiting_.pop().wake();  // straight to it: nobody comes in between
+        }
+    }
+
+    class waiter : wait_queue::waiter {
+    public:
+        explicit waiter(semaphore& awaited) noexcept : wait_queue::waiter(awaited.waiting_), awaited_(awaited) {}
+
+        bool await_ready() const noexcept { return awaited_.try_acquire(); }
+        template <task_promise P>
+        bool await_suspend(std::coroutine_handle<P> caller, site where = site::current()) noexcept {
+            if (!park(caller, "semaphore", where)) {
+                return false;
+            }
+            awaited_.waiting_.push(*this);
+            return true;
+        }
+        result<void> await_resume() const noexcept { return outcome(); }
+
+    private:
+        semaphore& awaited_;
+    };
+
+    /// Completes: with a permit, to be given back by release().
+    /// Fails:     `operation_canceled`, without one.
+    [[nodiscard]] waiter acquire() noexcept { return waiter(*this); }
+
+private:
+    std::size_t free_;
+    wait_queue waiting_;
+};
+
+/// What one task at a time may hold, over its awaits.
+class mutex {
+public:
+    /// Holds the mutex, and lets go of it at its end.
+    class [[nodiscard]] guard {
+    public:
+        guard() noexcept = default;
+        guard(guard&& other) noexcept : held_(std::exchange(other.held_, nullptr)) {}
+        guard& operator=(guard&& other) noexcept {
+            std::swap(held_, other.held_);
+            return *this;
+        }
+        ~guard() { unlock(); }
+
+        explicit operator bool() const noexcept { return held_ != nullptr; }
+        void unlock() noexcept {
+            if (mutex* const freed = std::exchange(held_, nullptr)) {
+                freed->permit_.release();
+            }
+        }
+
+    private:
+        friend mutex;
+        friend class condition;
+        explicit guard(mutex& held) noexcept : held_(&held) {}
+
+        mutex* held_ = nullptr;
+    };
+
+    /// A guard without the mutex where another has it.
+    guard try_lock() noexcept { return permit_.try_acquire() ? guard(*this) : guard(); }
+
+    class waiter : public semaphore::waiter {
+    public:
+        explicit waiter(mutex& awaited) noexcept : semaphore::waiter(awaited.permit_), awaited_(awaited) {}
+
+        result<guard> await_resume() const noexcept {
+            const auto got = semaphore::waiter::await_resume();
+            if (!got) {
+                return got.error();
+            }
+            return guard(awaited_);
+        }
+
+    private:
+        mutex& awaited_;
+    };
+
+    /// Completes: with the mutex: `auto held = (co_await mutex.lock()).value();`
+    /// Fails:     `operation_canceled`, without it.
+    [[nodiscard]] waiter lock() noexcept { return waiter(*this); }
+
+private:
+    semaphore permit_{1};
+};
+
+/// Something that changes under a mutex, and whoever waits for a change.
+class condition {
+public:
+    void notify_one() noexcept {
+        if (!waiting_.empty()) {
+            waiting_.pop().wake();
+        }
+    }
+    void notify_all() noexcept { waiting_.wake_all(); }
+
+    /// Lets go of the mutex that `held` holds until it is notified; `held` has it again at the end, however
+    /// that comes.
+    /// Completes: after a notification; nothing but one wakes it, but look again at what you wait for.
+    /// Fails:     `operation_canceled`.
+    task<result<void>> wait(mutex::guard& held) {
+        mutex& released = *held.held_;
+        const auto outcome = co_await waiter(*this, held);
+        held = co_await shield(relock(released));
+        co_return outcome;
+    }
+
+    /// Waits until `satisfied()` is true.
+    template <class F>
+    task<result<void>> wait_until(mutex::guard& held, F satisfied) {
+        while (!satisfied()) {
+            const auto outcome = co_await wait(held);
+            if (!outcome) {
+                co_return outcome;
+            }
+        }
+        co_return {};
+    }
+
+private:
+    class waiter : wait_queue::waiter {
+    public:
+        waiter(condition& awaited, mutex::guard& held) noexcept
+            : wait_queue::waiter(awaited.waiting_), awaited_(awaited), held_(held) {}
+
+        bool await_ready() const noexcept { return false; }
+        template <task_promise P>
+        bool await_suspend(std::coroutine_handle<P> caller, site where = site::current()) noexcept {
+            const bool waits = park(caller, "condition", where);
+            if (waits) {
+                awaited_.waiting_.push(*this);
+            }
+            held_.unlock();
+            return waits;
+        }
+        result<void> await_resume() const noexcept { return outcome(); }
+
+    private:
+        condition& awaited_;
+        mutex::guard& held_;
+    };
+
+    static task<mutex::guard> relock(mutex& released) {
+        // Shielded, so it is refused only when the loop ends, and then nobody looks any more.
+        auto locked = co_await released.lock();
+        co_return std::move(*locked);
+    }
+
+    wait_queue waiting_;
+};
+
+}  // namespace zloop
