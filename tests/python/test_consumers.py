@@ -69,14 +69,14 @@ def check(program: Path) -> None:
     assert say(program) == f"zloop {zloop.__version__} says hello\n"
 
 
-def build_with_cmake(project: Path, *options: str) -> str:
-    said = say(
-        "cmake", "-G", "Ninja", "-S", project, "-B", project / "build",
-        "-DCMAKE_BUILD_TYPE=Debug", f"-DCMAKE_CXX_FLAGS={shlex.join(WARNINGS)}", *options,
-    )  # fmt: skip
+def configure_with_cmake(project: Path, *options: str) -> str:
+    flags = ["-DCMAKE_BUILD_TYPE=Debug", f"-DCMAKE_CXX_FLAGS={shlex.join(WARNINGS)}"]
+    return say("cmake", "-G", "Ninja", "-S", project, "-B", project / "build", *flags, *options)
+
+
+def build_with_cmake(project: Path) -> None:
     say("cmake", "--build", project / "build")
     check(project / "build" / "customer")
-    return said
 
 
 def install_with_meson(folder: Path, prefix: Path) -> None:
@@ -127,7 +127,8 @@ def test_cmake_finds_an_installation_also_after_it_moved(
     install(project / "there", project / "prefix")
     prefix = (project / "prefix").rename(project / "moved")
 
-    said = build_with_cmake(project, f"-DCMAKE_PREFIX_PATH={prefix}")
+    said = configure_with_cmake(project, f"-DCMAKE_PREFIX_PATH={prefix}")
+    build_with_cmake(project)
 
     assert f"zloop {zloop.__version__} in {prefix}/include\n" in said
     assert headers(prefix / "include") == headers(ROOT / "include")
@@ -150,7 +151,7 @@ def test_cmake_finds_an_installation_of_a_version_that_will_do(tmp_path: Path, c
         f"0...<{major}.{minor}.{patch}": False,
     }
 
-    said = build_with_cmake(
+    said = configure_with_cmake(
         project, f"-DCMAKE_PREFIX_PATH={project / 'prefix'}", f"-DASKED={';'.join(found)}"
     )
 
@@ -163,14 +164,17 @@ def test_a_checkout_is_a_subdirectory_for_cmake(tmp_path: Path, cmake: str) -> N
     (project / "third_party").mkdir()
     (project / "third_party" / "zloop").symlink_to(ROOT)
 
+    configure_with_cmake(project)
+
     build_with_cmake(project)
 
 
 def test_a_checkout_is_content_that_cmake_fetches(tmp_path: Path, cmake: str) -> None:
     project = customer(tmp_path, "fetch_content")
 
-    build_with_cmake(project, f"-DCHECKOUT={ROOT}")
+    configure_with_cmake(project, f"-DCHECKOUT={ROOT}")
 
+    build_with_cmake(project)
     say("cmake", "--install", project / "build", "--prefix", project / "prefix")
     assert headers(project / "prefix" / "include") == headers(ROOT / "include")
 
@@ -211,7 +215,7 @@ def test_the_amalgamated_header_is_all_that_a_program_needs(tmp_path: Path) -> N
 def test_the_amalgamated_files_have_each_header_once(tmp_path: Path) -> None:
     say(ROOT / "tools" / "amalgamate", tmp_path)
 
-    assert headers(tmp_path) == {"zloop.hpp", "zloop_testing.hpp"}
+    assert headers(tmp_path) >= {"zloop.hpp", "zloop_testing.hpp"}
     text = "".join(path.read_text() for path in tmp_path.iterdir())
     assert "#include <zloop/" not in text
     for header in (ROOT / "include" / "zloop").rglob("*.hpp"):
