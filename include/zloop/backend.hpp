@@ -158,11 +158,20 @@ public:
     /// Lets go of what is shared with the process that this one is a fork of, and leaves it as it is there.
     virtual void abandon() noexcept {}
 
-    /// The loop's ready queue: where outcomes go. Set once, by the loop.
-    void deliver_to(op_queue& ready) noexcept { ready_ = &ready; }
+    /// The loop's ready queue: where outcomes go. And how many ops other threads are going to post.
+    /// Set once, by the loop.
+    void deliver_to(op_queue& ready, const std::size_t* expected = nullptr) noexcept {
+        ready_ = &ready;
+        expected_ = expected;
+    }
 
 protected:
+    bool is_expecting() const noexcept { return expected_ != nullptr && *expected_ != 0; }
+
     op_queue* ready_ = nullptr;
+
+private:
+    const std::size_t* expected_ = nullptr;
 };
 
 inline io_op::io_op(backend& kernel, opcode operation, int descriptor) noexcept

@@ -61,7 +61,7 @@ public:
 
     explicit loop(std::unique_ptr<backend> kernel = default_backend())
         : backend_(std::move(kernel)) {
-        backend_->deliver_to(ready_);
+        backend_->deliver_to(ready_, &expected_);
     }
 
     loop(const loop&) = delete;
@@ -103,10 +103,20 @@ public:
         }
     }
 
+    /// Announces an op that another thread will post, whatever happens: shut_down() waits for it, and a
+    /// virtual clock stands still. Then, from the loop's thread: that it came.
+    void expect() noexcept { ++expected_; }
+    void received() noexcept { --expected_; }
+
     /// Queues what other threads have posted; each turn begins with it.
     void take_inbox() noexcept {
         if (inbox_full_.load(std::memory_order_acquire)) {
-            const std::lock_guard guard(inbox_mutex_);
+            std::unique_lock guard(inbox_mutex_, std::defer_lock);
+            if (!is_inherited()) {
+                guard.lock();
+            } else if (!guard.try_lock()) {
+                return;  // by a thread that stayed in the parent, in the midst of a post
+            }
             ready_.splice(inbox_);
             inbox_full_.store(false, std::memory_order_relaxed);
         }
@@ -152,13 +162,13 @@ public:
     /// Ends the turn after the op that is running; the rest stays queued, in order.
     void interrupt() noexcept { interrupted_ = true; }
 
-    /// Cancels the root scope and runs what is queued until nothing is.
+    /// Cancels the root scope and runs what is queued until nothing is, and nothing is expected.
     void shut_down() noexcept {
         abandon_if_inherited();
         root_.cancel_shielded();
         take_inbox();
-        while (!ready_.empty() || backend_->settling()) {
-            if (ready_.empty() && backend_->wait(nanoseconds(-1))) {
+        while (!ready_.empty() || expected_ != 0 || backend_->settling()) {
+            if (ready_.empty() && rest(forever) && expected_ == 0) {
                 break;  // the kernel lets go of nothing any more
             }
             backend_->collect();
@@ -264,6 +274,20 @@ private:
 
     /// Asks the kernel for what has happened, and sleeps for it up to `limit`.
     void ask(nanoseconds limit) {
+        ++stats_.polls;
+        if (hook_ != nullptr) {
+            hook_->before_wait();
+        }
+        const std::error_code error = rest(limit);
+        if (hook_ != nullptr) {
+            hook_->after_wait();
+        }
+        backend_->collect();
+        check(error);
+    }
+
+    /// The backend's wait, which a post() ends.
+    std::error_code rest(nanoseconds limit) noexcept {
         if (limit != nanoseconds::zero()) {
             sleeping_.store(true, std::memory_order_seq_cst);
             if (inbox_full_.load(std::memory_order_seq_cst)) {
@@ -271,17 +295,9 @@ private:
             }
             ++stats_.waits;
         }
-        ++stats_.polls;
-        if (hook_ != nullptr) {
-            hook_->before_wait();
-        }
         const std::error_code error = backend_->wait(limit == forever ? nanoseconds(-1) : limit);
-        if (hook_ != nullptr) {
-            hook_->after_wait();
-        }
         sleeping_.store(false, std::memory_order_relaxed);
-        backend_->collect();
-        check(error);
+        return error;
     }
 
     static void check(std::error_code error) {
@@ -321,6 +337,7 @@ private:
     void (*on_failure_)(std::exception_ptr) = print_failure;
     time_point last_poll_{};
     int unpolled_turns_ = most_unpolled_turns;
+    std::size_t expected_ = 0;
     bool stopping_ = false;
     bool interrupted_ = false;
     detail::fork_mark process_;

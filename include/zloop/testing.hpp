@@ -152,9 +152,12 @@ public:
     }
     void unwatch(watcher& interest) noexcept override { watchers_.erase({interest.fd, interest.toward}); }
 
-    /// Moves the clock instead of sleeping. Fails with `resource_deadlock_would_occur` where a real
-    /// backend would sleep for ever.
+    /// Moves the clock instead of sleeping; but while another thread works for the loop, it stands still.
+    /// Fails with `resource_deadlock_would_occur` where a real backend would sleep for ever.
     std::error_code wait(nanoseconds timeout) noexcept override {
+        if (is_expecting() && timeout != nanoseconds::zero()) {
+            woken_.wait(false);
+        }
         if (woken_.exchange(false)) {
             return {};
         }
@@ -181,7 +184,10 @@ public:
     }
 
     void collect() noexcept override {}
-    void wake() noexcept override { woken_ = true; }
+    void wake() noexcept override {
+        woken_ = true;
+        woken_.notify_one();
+    }
 
 private:
     io_op*& slot_of(const io_op& operation) {

@@ -14,6 +14,7 @@
 #include <zloop/job.hpp>
 #include <zloop/loop.hpp>
 #include <zloop/nursery.hpp>
+#include <zloop/offload.hpp>
 #include <zloop/op.hpp>
 #include <zloop/parked.hpp>
 #include <zloop/scope.hpp>

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <new>
 
+#include <pthread.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -62,6 +63,7 @@ int __real_epoll_ctl(int, int, int, epoll_event*);
 int __real_epoll_create1(int);
 int __real_epoll_wait(int, epoll_event*, int, int);
 int __real_eventfd(unsigned, int);
+int __real_pthread_create(pthread_t*, const pthread_attr_t*, void* (*)(void*), void*);
 long __real_syscall(long, ...);
 
 ssize_t __wrap_recv(int fd, void* data, size_t size, int flags) {
@@ -87,6 +89,11 @@ int __wrap_epoll_wait(int epoll, epoll_event* events, int room, int timeout) {
 }
 int __wrap_eventfd(unsigned value, int flags) {
     return probes::eventfd.intercept() ? -1 : __real_eventfd(value, flags);
+}
+int __wrap_pthread_create(pthread_t* made, const pthread_attr_t* attributes, void* (*start)(void*),
+                          void* argument) {
+    return probes::pthread_create.intercept() ? errno
+                                              : __real_pthread_create(made, attributes, start, argument);
 }
 
 long __wrap_syscall(long number, ...) {

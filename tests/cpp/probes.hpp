@@ -21,6 +21,18 @@ namespace probes {
 
 inline constexpr bool counts_allocations = PROBES_COUNT_ALLOCATIONS;
 
+#if defined(__SANITIZE_THREAD__)
+inline constexpr bool under_tsan = true;
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+inline constexpr bool under_tsan = true;
+#else
+inline constexpr bool under_tsan = false;
+#endif
+#else
+inline constexpr bool under_tsan = false;
+#endif
+
 /// Calls of operator new so far, by any thread.
 std::size_t allocations() noexcept;
 
@@ -55,6 +67,7 @@ private:
     system_call& call_;
 };
 
-inline system_call recv, send, sendmsg, accept4, epoll_ctl, epoll_create1, epoll_wait, epoll_pwait2, eventfd;
+inline system_call recv, send, sendmsg, accept4, epoll_ctl, epoll_create1, epoll_wait, epoll_pwait2, eventfd,
+    pthread_create;
 
 }  // namespace probes
