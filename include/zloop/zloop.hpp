@@ -17,6 +17,7 @@
 #include <zloop/offload.hpp>
 #include <zloop/op.hpp>
 #include <zloop/parked.hpp>
+#include <zloop/resolve.hpp>
 #include <zloop/scope.hpp>
 #include <zloop/site.hpp>
 #include <zloop/sleep.hpp>

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <new>
 
+#include <netdb.h>
 #include <pthread.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -63,6 +64,7 @@ int __real_epoll_ctl(int, int, int, epoll_event*);
 int __real_epoll_create1(int);
 int __real_epoll_wait(int, epoll_event*, int, int);
 int __real_eventfd(unsigned, int);
+int __real_getaddrinfo(const char*, const char*, const addrinfo*, addrinfo**);
 int __real_pthread_create(pthread_t*, const pthread_attr_t*, void* (*)(void*), void*);
 long __real_syscall(long, ...);
 
@@ -90,6 +92,27 @@ int __wrap_epoll_wait(int epoll, epoll_event* events, int room, int timeout) {
 int __wrap_eventfd(unsigned value, int flags) {
     return probes::eventfd.intercept() ? -1 : __real_eventfd(value, flags);
 }
+int __wrap_getaddrinfo(const char* host, const char* service, const addrinfo* hints, addrinfo** found) {
+    const probes::name_server* const server = probes::name_server::active;
+    if (server == nullptr || host == nullptr || (hints->ai_flags & AI_NUMERICHOST) != 0) {
+        return __real_getaddrinfo(host, service, hints, found);
+    }
+    std::vector<std::string> numeric;
+    if (const int error = server->ask(host, numeric)) {
+        return error;
+    }
+    addrinfo** end = found;  // lists are freed node by node, so several can be one
+    for (const std::string& each : numeric) {
+        if (const int error = __real_getaddrinfo(each.c_str(), service, hints, end)) {
+            return error;
+        }
+        while (*end != nullptr) {
+            end = &(*end)->ai_next;
+        }
+    }
+    return 0;
+}
+
 int __wrap_pthread_create(pthread_t* made, const pthread_attr_t* attributes, void* (*start)(void*),
                           void* argument) {
     return probes::pthread_create.intercept() ? errno

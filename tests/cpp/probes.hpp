@@ -4,6 +4,9 @@
 
 #include <atomic>
 #include <cstddef>
+#include <functional>
+#include <string>
+#include <vector>
 
 namespace probes {
 
@@ -69,5 +72,26 @@ private:
 
 inline system_call recv, send, sendmsg, accept4, epoll_ctl, epoll_create1, epoll_wait, epoll_pwait2, eventfd,
     pthread_create;
+
+/// Plays the name server while it lives: is asked for each name, on the thread that asks, for an EAI_ code
+/// or for numeric addresses.
+class name_server {
+public:
+    using answer = std::function<int(const std::string& host, std::vector<std::string>& numeric)>;
+
+    explicit name_server(answer answers) : answers_(std::move(answers)) { active = this; }
+    name_server(const name_server&) = delete;
+    name_server& operator=(const name_server&) = delete;
+    ~name_server() { active = nullptr; }
+
+    int ask(const std::string& host, std::vector<std::string>& numeric) const {
+        return answers_(host, numeric);
+    }
+
+    static inline std::atomic<const name_server*> active = nullptr;
+
+private:
+    answer answers_;
+};
 
 }  // namespace probes
