@@ -8,6 +8,7 @@
 #include <zloop/backtrace.hpp>
 #include <zloop/cancel.hpp>
 #include <zloop/channel.hpp>
+#include <zloop/connect.hpp>
 #include <zloop/epoll.hpp>
 #include <zloop/error.hpp>
 #include <zloop/fd.hpp>
