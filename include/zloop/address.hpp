@@ -25,9 +25,9 @@ public:
     address() noexcept = default;
 
     /// The address in `size` bytes at `name`, as system calls give it. Longer ones are cut.
-    address(const sockaddr* name, socklen_t size) noexcept
-        : size_(size < sizeof storage_ ? size : sizeof storage_) {
-        std::memcpy(&storage_, name, size_);
+    address(const sockaddr* name, socklen_t size) noexcept {
+        std::memcpy(&storage_, name, size < capacity() ? size : capacity());
+        resize(size);
     }
 
     /// Reads a numeric IPv4 or IPv6 address ("127.0.0.1", "::1", "fe80::1%eth0") and a port.
@@ -44,7 +44,7 @@ public:
         if (auto& v4 = made.storage_.v4; ::inet_pton(AF_INET, text, &v4.sin_addr) == 1) {
             v4.sin_family = AF_INET;
             v4.sin_port = htons(port);
-            made.size_ = sizeof v4;
+            made.resize(sizeof v4);
             return made;
         }
         char* zone = std::strchr(text, '%');
@@ -54,7 +54,7 @@ public:
         if (auto& v6 = made.storage_.v6; ::inet_pton(AF_INET6, text, &v6.sin6_addr) == 1) {
             v6.sin6_family = AF_INET6;
             v6.sin6_port = htons(port);
-            made.size_ = sizeof v6;
+            made.resize(sizeof v6);
             if (zone == nullptr) {
                 return made;
             }
@@ -71,13 +71,14 @@ public:
     /// Every IPv4 interface, at `port`.
     static address any(std::uint16_t port = 0) noexcept { return v4(INADDR_ANY, port); }
 
-    /// A Unix socket's path; a leading NUL byte is Linux' abstract namespace.
+    /// A Unix socket's path; a leading NUL byte is Linux' abstract namespace, and nothing elsewhere.
     /// An empty path is the unnamed address: bound to it, a socket is given an abstract name.
-    /// Fails: `filename_too_long` (107 bytes are the most), `invalid_argument` (a NUL byte inside).
+    /// Fails: `filename_too_long` (107 bytes are the most, 103 on macOS and FreeBSD), `invalid_argument`
+    ///        (a NUL byte inside).
     static result<address> local(std::string_view path) noexcept {
         address made;
         auto& name = made.storage_.local;
-        const bool abstract = path.empty() || path.front() == '\0';
+        const bool abstract = path.empty() || (has_abstract_names && path.front() == '\0');
         if (!abstract && path.find('\0') != path.npos) {
             return std::errc::invalid_argument;  // the kernel would end the path there
         }
@@ -86,7 +87,8 @@ public:
         }
         name.sun_family = AF_UNIX;
         std::memcpy(name.sun_path, path.data(), path.size());
-        made.size_ = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + path.size() + (abstract ? 0 : 1));
+        made.resize(
+            static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + path.size() + (abstract ? 0 : 1)));
         return made;
     }
 
@@ -118,8 +120,10 @@ public:
             case AF_UNIX: {
                 const std::size_t length = size_ - offsetof(sockaddr_un, sun_path);
                 const char* path = storage_.local.sun_path;
-                return length > 0 && path[0] == '\0' ? std::string(path, length)
-                                                     : std::string(path, ::strnlen(path, length));
+                // Elsewhere an unnamed one has NUL bytes for a path.
+                return has_abstract_names && length > 0 && path[0] == '\0'
+                           ? std::string(path, length)
+                           : std::string(path, ::strnlen(path, length));
             }
             default: return {};
         }
@@ -140,13 +144,24 @@ public:
 
     /// The room for a system call to write into; tell it with resize().
     static constexpr socklen_t capacity() noexcept { return sizeof(storage); }
-    void resize(socklen_t size) noexcept { size_ = size < capacity() ? size : capacity(); }
+    void resize(socklen_t size) noexcept {
+        size_ = size < capacity() ? size : capacity();
+#if defined(__APPLE__) || defined(__FreeBSD__)
+        storage_.any.sa_len = static_cast<std::uint8_t>(size_);  // as the kernel has it: it is compared
+#endif
+    }
 
     friend bool operator==(const address& a, const address& b) noexcept {
         return a.size_ == b.size_ && std::memcmp(&a.storage_, &b.storage_, a.size_) == 0;
     }
 
 private:
+#if defined(__linux__)
+    static constexpr bool has_abstract_names = true;
+#else
+    static constexpr bool has_abstract_names = false;
+#endif
+
     union storage {
         sockaddr_un local;  // the largest, and first: `{}` zeroes the first member, and no other byte
         sockaddr any;
@@ -159,7 +174,7 @@ private:
         made.storage_.v4.sin_family = AF_INET;
         made.storage_.v4.sin_port = htons(port);
         made.storage_.v4.sin_addr.s_addr = htonl(host);
-        made.size_ = sizeof(sockaddr_in);
+        made.resize(sizeof(sockaddr_in));
         return made;
     }
 

@@ -44,7 +44,7 @@ inline descriptor_kind kind_of(int fd) noexcept {
     }
     room = sizeof type;
     return ::getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &room) == 0 ? descriptor_kind::socket
-                                                                     : descriptor_kind::other;
+                                                                    : descriptor_kind::other;
 #else
     if (::getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &room) != 0) {
         return descriptor_kind::other;
@@ -123,7 +123,8 @@ inline bool try_send(io_op& operation, descriptor_kind kind) noexcept {
     }
     if (operation.part_count == 1 && operation.name == nullptr) {  // send(2) is 50 ns cheaper than sendmsg(2)
         return moved(operation, uninterrupted([&] {
-                         return ::send(operation.fd, operation.parts->iov_base, operation.parts->iov_len, quietly);
+                         return ::send(operation.fd, operation.parts->iov_base, operation.parts->iov_len,
+                                       quietly);
                      }));
     }
     msghdr message{};
@@ -137,7 +138,8 @@ inline bool try_send(io_op& operation, descriptor_kind kind) noexcept {
 inline bool try_accept(io_op& operation) noexcept {
     for (;;) {
         auto room = static_cast<socklen_t>(operation.name_size);
-        const int fd = accept_connection(operation.fd, operation.name, operation.name != nullptr ? &room : nullptr);
+        const int fd =
+            accept_connection(operation.fd, operation.name, operation.name != nullptr ? &room : nullptr);
         if (fd >= 0) {
             operation.accepted = fd;
             operation.name_size = room;
@@ -179,15 +181,23 @@ inline bool try_sendfile(sendfile_op& operation) noexcept {
                      off_t offset = operation.offset;
                      return ::sendfile(operation.fd, operation.file, &offset, operation.size);
                  }));
-#elif defined(__APPLE__)
-    auto length = static_cast<off_t>(operation.size);
-    const int failed = ::sendfile(operation.file, operation.fd, operation.offset, &length, nullptr, 0);
-    // Some may have gone before it failed: those count first.
-    return moved(operation, failed != 0 && length == 0 && errno != EINTR ? -1 : static_cast<ssize_t>(length));
 #else
-    off_t length = 0;
-    const int failed = ::sendfile(operation.file, operation.fd, operation.offset, operation.size, nullptr, &length, 0);
-    return moved(operation, failed != 0 && length == 0 && errno != EINTR ? -1 : static_cast<ssize_t>(length));
+    if (operation.size == 0) {
+        return true;  // to these calls it means: to the end of the file
+    }
+    return moved(operation, uninterrupted([&] {
+#if defined(__APPLE__)
+                     auto sent = static_cast<off_t>(operation.size);
+                     const int failed =
+                         ::sendfile(operation.file, operation.fd, operation.offset, &sent, nullptr, 0);
+#else
+                     off_t sent = 0;
+                     const int failed = ::sendfile(operation.file, operation.fd, operation.offset,
+                                                   operation.size, nullptr, &sent, 0);
+#endif
+                     // Some may have gone before it failed: those count first.
+                     return failed != 0 && sent == 0 ? -1 : static_cast<ssize_t>(sent);
+                 }));
 #endif
 }
 
@@ -221,7 +231,7 @@ inline bool try_batch(batch_op& operation, bool receiving) noexcept {
     if (receiving && ended && operation.error == 0) {
         for (std::size_t index = 0; index < operation.size; ++index) {
             datagram& item = operation.items[index];
-            item.bytes = item.bytes.first(headers[index].msg_len);
+            item.bytes = item.bytes.first(static_cast<std::size_t>(headers[index].msg_len));
             item.peer.resize(headers[index].msg_hdr.msg_namelen);
             item.truncated = (headers[index].msg_hdr.msg_flags & MSG_TRUNC) != 0;
         }

@@ -15,6 +15,12 @@
 #define ZLOOP_HAS_EPOLL 0
 #endif
 
+#if defined(__APPLE__) || defined(__FreeBSD__)
+#define ZLOOP_HAS_KQUEUE 1
+#else
+#define ZLOOP_HAS_KQUEUE 0
+#endif
+
 // Under AddressSanitizer pooled memory would hide a use after free, so pools step aside.
 #if defined(__SANITIZE_ADDRESS__)
 #define ZLOOP_ASAN 1

@@ -15,6 +15,7 @@
 #include <zloop/backend.hpp>
 #include <zloop/epoll.hpp>
 #include <zloop/fork.hpp>
+#include <zloop/kqueue.hpp>
 #include <zloop/scope.hpp>
 #include <zloop/timer.hpp>
 
@@ -40,7 +41,15 @@ protected:
     ~wait_hook() = default;
 };
 
-inline std::unique_ptr<backend> default_backend() { return std::make_unique<epoll_backend>(); }
+inline std::unique_ptr<backend> default_backend() {
+#if ZLOOP_HAS_EPOLL
+    return std::make_unique<epoll_backend>();
+#elif ZLOOP_HAS_KQUEUE
+    return std::make_unique<kqueue_backend>();
+#else
+#error "zloop has no backend for this system: epoll needs Linux, kqueue macOS or FreeBSD"
+#endif
+}
 
 namespace detail {
 

@@ -40,22 +40,23 @@ inline fd tamed(int descriptor) noexcept {
 #if defined(MSG_NOSIGNAL)
 inline constexpr int quietly = MSG_NOSIGNAL;
 #else
-inline constexpr int quietly = 0;  // SO_NOSIGPIPE instead
+inline constexpr int quietly = 0;
 #endif
+
+/// The same for a socket's whole life, where not every version of the system heeds `quietly`.
+inline void silence([[maybe_unused]] int socket) noexcept {
+#if defined(__APPLE__)
+    const int yes = 1;
+    ::setsockopt(socket, SOL_SOCKET, SO_NOSIGPIPE, &yes, sizeof yes);  // else it is no socket
+#endif
+}
 
 /// socket(2), non-blocking. No descriptor: errno tells.
 inline fd make_socket(int family, int type, int protocol = 0) noexcept {
 #if defined(SOCK_NONBLOCK)
     return fd(::socket(family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol));
 #else
-    fd made = tamed(::socket(family, type, protocol));
-#if defined(SO_NOSIGPIPE)
-    const int yes = 1;
-    if (made) {
-        ::setsockopt(made.get(), SOL_SOCKET, SO_NOSIGPIPE, &yes, sizeof yes);
-    }
-#endif
-    return made;
+    return tamed(::socket(family, type, protocol));
 #endif
 }
 
@@ -64,14 +65,7 @@ inline int accept_connection(int listening, sockaddr* name, socklen_t* size) noe
 #if defined(SOCK_NONBLOCK)
     return ::accept4(listening, name, size, SOCK_NONBLOCK | SOCK_CLOEXEC);
 #else
-    fd made = tamed(::accept(listening, name, size));
-#if defined(SO_NOSIGPIPE)
-    const int yes = 1;
-    if (made) {
-        ::setsockopt(made.get(), SOL_SOCKET, SO_NOSIGPIPE, &yes, sizeof yes);
-    }
-#endif
-    return made.release();
+    return tamed(::accept(listening, name, size)).release();
 #endif
 }
 
@@ -102,15 +96,16 @@ inline pipe_ends make_pipe() noexcept {
 class no_sigpipe {
 public:
     no_sigpipe() noexcept {
-        ::sigemptyset(&signal_);
-        ::sigaddset(&signal_, SIGPIPE);
+        // Unqualified: macros on macOS.
+        sigemptyset(&signal_);
+        sigaddset(&signal_, SIGPIPE);
         ::pthread_sigmask(SIG_BLOCK, &signal_, &before_);
     }
     no_sigpipe(const no_sigpipe&) = delete;
     no_sigpipe& operator=(const no_sigpipe&) = delete;
     ~no_sigpipe() {
         const int error = errno;
-        if (error == EPIPE && ::sigismember(&before_, SIGPIPE) == 0) {
+        if (error == EPIPE && sigismember(&before_, SIGPIPE) == 0) {
             swallow();  // before it is let through; one that was blocked anyway is somebody else's
         }
         ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
@@ -122,7 +117,7 @@ private:
 #if defined(__APPLE__)
         sigset_t pending;
         int taken;
-        if (::sigpending(&pending) == 0 && ::sigismember(&pending, SIGPIPE) == 1) {
+        if (::sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE) == 1) {
             ::sigwait(&signal_, &taken);
         }
 #else

@@ -37,7 +37,9 @@ public:
         if (place->owned) {
             forget(fd);  // somebody closed it behind its owner's back
         }
-        orphan(*place);
+        if (orphan(*place)) {
+            unregister(fd);  // where it is not closed, the watcher's registration is of another kind
+        }
         if (const auto error = register_owned(fd, place->generation)) {
             return error;
         }
@@ -163,6 +165,9 @@ protected:
         bool hung_up;  ///< the peer's end, an error, urgent data: counts for both directions
     };
 
+    /// Whether a descriptor that was registered is in service, and not watched.
+    bool owns(int fd) const noexcept { return slots_[static_cast<std::size_t>(fd)].owned; }
+
     /// Queues whoever waits for `seen`. False: it is of a former life of the descriptor.
     bool dispatch(const event& seen) noexcept {
         slot& place = slots_[static_cast<std::size_t>(seen.fd)];
@@ -218,6 +223,13 @@ private:
         std::uint8_t burst = 0;        // accepts that succeeded since the last event or requeue
         std::uint8_t write_burst = 0;  // and writes
     };
+
+    // FreeBSD's kqueue tells nobody that a read has ended before urgent data.
+#if defined(__FreeBSD__)
+    static constexpr bool short_reads_drain = false;
+#else
+    static constexpr bool short_reads_drain = true;
+#endif
 
     // Holds a 100 KiB message, and what is copied out of it stays below the 128 KiB from which malloc maps
     // pages anew each time: 20 us of CPU a 100 KiB echo, where 64 KiB cost 26.
@@ -276,14 +288,17 @@ private:
         ++place.generation;
     }
 
-    static void orphan(slot& place) noexcept {
+    static bool orphan(slot& place) noexcept {
+        bool found = false;
         for (op** waiting : {&place.reader, &place.writer}) {
             if (*waiting != nullptr) {
                 static_cast<watcher*>(*waiting)->fd = -1;
                 *waiting = nullptr;
                 ++place.generation;
+                found = true;
             }
         }
+        return found;
     }
 
     void queue_watcher(op* waiting) noexcept {
@@ -377,7 +392,7 @@ private:
             place.write_burst = static_cast<std::uint8_t>(place.write_burst + !operation.now_or_never);
         } else if (operation.code == opcode::accept) {
             ++place.burst;  // who tries again at once, with EMFILE, still starves nobody
-        } else if (operation.size < asked && operation.error == 0 &&
+        } else if (short_reads_drain && operation.size < asked && operation.error == 0 &&
                    place.kind == detail::descriptor_kind::tcp && !place.hung_up) {
             place.readable = false;
         }

@@ -13,6 +13,7 @@
 #include <zloop/error.hpp>
 #include <zloop/fd.hpp>
 #include <zloop/job.hpp>
+#include <zloop/kqueue.hpp>
 #include <zloop/loop.hpp>
 #include <zloop/nursery.hpp>
 #include <zloop/offload.hpp>
