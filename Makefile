@@ -14,7 +14,7 @@ export PATH := $(CURDIR)/$(venv)/bin:$(PATH)
 sources := $(wildcard include/zloop/*.hpp module/* zloop/*.py zloop/*.pyi) zloop/meson.build \
 	zloop/py.typed meson.build meson_options.txt LICENSE README.md
 cpp := $(wildcard include/zloop/*.hpp module/*.[ch]pp tests/cpp/*.[ch]pp tests/cpp/pch/*.hpp examples/cpp/*.cpp \
-	tests/packaging/*.cpp)
+	tests/cross/*.cpp tests/packaging/*.cpp)
 
 .PHONY: help
 help:  ## this list

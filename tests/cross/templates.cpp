@@ -1,0 +1,82 @@
+// Everything that a header leaves to be compiled by its user, compiled: for systems that the tests cannot
+// run on. What this would do, nobody asks.
+
+#include <string>
+#include <vector>
+
+#include <zloop/testing.hpp>
+#include <zloop/zloop.hpp>
+
+using namespace std::chrono_literals;
+using namespace zloop;
+
+// Templates whose every member is compiled.
+template class zloop::result<int>;
+template class zloop::result<std::string>;
+template class zloop::task<int>;
+template class zloop::task<std::string>;
+template class zloop::job<int>;
+template class zloop::channel<std::string>;
+
+namespace {
+
+task<int> number(int value) { co_return value; }
+
+task<> serve(listener& door) {
+    auto [failure, connection] = co_await door.accept();
+    if (failure) {
+        co_return;
+    }
+    const auto bytes = co_await connection.socket.receive();
+    if (bytes) {
+        static_cast<void>(co_await write_all(connection.socket, *bytes));
+    }
+    static_cast<void>(connection.socket.shutdown(SHUT_WR));
+}
+
+task<result<std::size_t>> talk(address where) {
+    auto socket = co_await connect(where);
+    if (!socket) {
+        co_return socket.error();
+    }
+    std::byte room[100];
+    const std::span<std::byte> buffer(room);
+    const auto sent = co_await socket->send(buffer);
+    if (!sent) {
+        co_return sent.error();
+    }
+    const auto read = co_await read_exactly(*socket, buffer);
+    if (!read) {
+        co_return read.error();
+    }
+    co_return co_await socket->recv(buffer);
+}
+
+task<> together() {
+    const auto here = co_await current_context();
+    auto one = number(1);
+    auto two = number(2);
+    static_cast<void>(co_await when_all(std::move(one), std::move(two)));
+    auto three = number(3);
+    auto four = number(4);
+    static_cast<void>(co_await when_any(std::move(three), std::move(four)));
+    auto five = number(5);
+    static_cast<void>(co_await with_timeout(1s, std::move(five)));
+
+    auto door = listener::bind(*here.on, address::loopback()).value();
+    job<> server(here, serve(door));
+    auto talking = talk(door.local_address());
+    static_cast<void>(co_await std::move(talking));
+    co_await server.join();
+    static_cast<void>(co_await wait_readable(0));
+    static_cast<void>(co_await sleep_for(1ms));
+}
+
+}  // namespace
+
+int main() {
+    run(together());
+    testing::virtual_loop pretended;
+    auto running = pretended.start(number(6));
+    return pretended.join(running);
+}
