@@ -107,7 +107,7 @@ private:
         }
         sigset_t all;
         sigset_t before;
-        ::sigfillset(&all);
+        sigfillset(&all);  // unqualified: a macro on macOS
         ::pthread_sigmask(SIG_SETMASK, &all, &before);
         pthread_t made;
         const int error = ::pthread_create(
