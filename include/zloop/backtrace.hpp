@@ -32,7 +32,7 @@ struct frame_trace {
     }
 };
 
-/// A task, from the coroutine that was started down to the one that waits. Empty before its first turn.
+/// A task, from the coroutine that was started down to the one that waits. Empty before its first await.
 using task_trace = std::vector<frame_trace>;
 
 /// Every task of `on` that has been started and has not ended, the oldest first.
@@ -46,7 +46,10 @@ inline std::vector<task_trace> backtrace(const loop& on) {
         task_trace& stack = tasks.emplace_back();
         for (const detail::task_promise_base* frame = oldest->bottom; frame != nullptr;) {
             const detail::awaited& awaited = frame->waiting_for();
-            stack.push_back({awaited.what, awaited.where});
+            if (awaited.child == nullptr && awaited.what == nullptr) {
+                break;  // it runs, and has awaited nothing yet
+            }
+            stack.push_back({awaited.child != nullptr ? "task" : awaited.what, awaited.where});
             frame = awaited.child;
         }
     }
@@ -57,7 +60,7 @@ inline std::vector<task_trace> backtrace(const loop& on) {
 inline void print_backtrace(const loop& on, std::FILE* to = stderr) {
     std::size_t number = 0;
     for (const task_trace& stack : backtrace(on)) {
-        std::fprintf(to, "task %zu%s\n", ++number, stack.empty() ? ", not started yet" : "");
+        std::fprintf(to, "task %zu%s\n", ++number, stack.empty() ? ", which has awaited nothing yet" : "");
         for (const frame_trace& frame : stack) {
             std::fprintf(to, "  %s\n    at %s:%u, awaits %s\n", frame.function().c_str(), frame.where.file_name(),
                          static_cast<unsigned>(frame.where.line()), frame.what);

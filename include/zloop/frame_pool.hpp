@@ -13,17 +13,19 @@
 
 namespace zloop::detail {
 
+struct free_frame {
+    free_frame* next;
+    std::size_t depth;  ///< how many lie below and including this one
+};
+
 class frame_pool {
 public:
     static void* allocate(std::size_t size) {
         const std::size_t rank = rank_of(size);
-        if (frame_pool* pool = rank < classes ? local() : nullptr; pool != nullptr) {
-            list& free = pool->lists_[rank];
-            if (free.first != nullptr) {
-                node* taken = free.first;
-                free.first = taken->next;
-                --free.length;
-                return taken;
+        if (!ZLOOP_ASAN && rank < classes) {
+            free_frame*& first = lists_[rank];
+            if (first != nullptr) {
+                return std::exchange(first, first->next);
             }
             size = (rank + 1) * step;
         }
@@ -32,53 +34,56 @@ public:
 
     static void release(void* memory, std::size_t size) noexcept {
         const std::size_t rank = rank_of(size);
-        if (frame_pool* pool = rank < classes ? local() : nullptr; pool != nullptr) {
-            list& free = pool->lists_[rank];
-            if (free.length < most_kept) {
-                free.first = new (memory) node{free.first};
-                ++free.length;
+        if (!ZLOOP_ASAN && rank < classes) {
+            free_frame*& first = lists_[rank];
+            const std::size_t depth = first != nullptr ? first->depth + 1 : 1;
+            if (depth <= most_kept_) {
+                first = new (memory) free_frame{first, depth};
+                return;
+            }
+            if (most_kept_ == 0 && open()) {
+                release(memory, size);
                 return;
             }
         }
         ::operator delete(memory);
     }
 
-    ~frame_pool() {
-        gone_ = true;
-        for (list& each : lists_) {
-            while (each.first != nullptr) {
-                ::operator delete(std::exchange(each.first, each.first->next));
+private:
+    /// Empties the lists at the thread's end. Apart from them: they need no guard at each use then.
+    struct cleaner {
+        ~cleaner() {
+            most_kept_ = 0;
+            gone_ = true;
+            for (free_frame*& first : lists_) {
+                while (first != nullptr) {
+                    ::operator delete(std::exchange(first, first->next));
+                }
             }
         }
-    }
+        void arrange() const noexcept {}
+    };
 
-private:
-    struct node {
-        node* next;
-    };
-    struct list {
-        node* first = nullptr;
-        std::size_t length = 0;
-    };
+    /// The first frame that comes back to this thread: from now on they are kept. False: too late.
+    static bool open() noexcept {
+        if (gone_) {
+            return false;
+        }
+        static thread_local cleaner at_the_end;
+        at_the_end.arrange();
+        most_kept_ = most;
+        return true;
+    }
 
     static constexpr std::size_t step = 16;
     static constexpr std::size_t classes = 64;  // up to 1 KiB
-    static constexpr std::size_t most_kept = 256;
+    static constexpr std::size_t most = 256;
 
     static std::size_t rank_of(std::size_t size) noexcept { return (size - 1) / step; }
 
-    /// This thread's pool; null where there is none, or none any more.
-    static frame_pool* local() noexcept {
-        if constexpr (ZLOOP_ASAN) {
-            return nullptr;
-        } else {
-            static thread_local frame_pool pool;
-            return gone_ ? nullptr : &pool;
-        }
-    }
-
-    static inline thread_local bool gone_ = false;
-    std::array<list, classes> lists_{};
+    static inline constinit thread_local std::array<free_frame*, classes> lists_{};
+    static inline constinit thread_local std::size_t most_kept_ = 0;
+    static inline constinit thread_local bool gone_ = false;
 };
 
 }  // namespace zloop::detail

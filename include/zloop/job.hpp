@@ -52,7 +52,7 @@ public:
         bool await_ready() const noexcept { return joined_.done(); }
         template <task_promise P>
         void await_suspend(std::coroutine_handle<P> caller, site where = site::current()) noexcept {
-            detail::note(caller.promise(), "job", where, joined_.bottom);
+            detail::note(caller.promise(), "job", where);
             caller_ = caller;
             joined_.notify(*this);
         }

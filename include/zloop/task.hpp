@@ -51,11 +51,12 @@ protected:
     ~completion() = default;
 };
 
-/// What a suspended task waits for: another task, or something that has a name.
+/// What a suspended task waits for: another task, or something that has a name; neither before its first
+/// await.
 struct awaited {
     const task_promise_base* child = nullptr;
-    const char* what = "";
-    site where{};
+    const char* what = nullptr;
+    site where;
 };
 
 class task_promise_base {
@@ -65,7 +66,15 @@ public:
     void continue_with(std::coroutine_handle<> parent) noexcept { parent_ = parent; }
     void when_done(completion& notified) noexcept { notified_ = &notified; }
 
-    void waits_for(const awaited& next) noexcept { awaited_ = next; }
+    void waits_for(const char* what, site where) noexcept {
+        awaited_.child = nullptr;
+        awaited_.what = what;
+        awaited_.where = where;
+    }
+    void waits_for(const task_promise_base& child, site where) noexcept {
+        awaited_.child = &child;
+        awaited_.where = where;
+    }
     const awaited& waiting_for() const noexcept { return awaited_; }
 
     std::suspend_always initial_suspend() const noexcept { return {}; }
@@ -120,11 +129,11 @@ inline void report_beside(loop& on, std::exception_ptr failure) noexcept {
     }
 }
 
-/// Notes what a coroutine is about to wait for, if its promise keeps that.
-template <task_promise P>
-void note(P& promise, const char* what, site where, const task_promise_base* child = nullptr) noexcept {
-    if constexpr (requires { promise.waits_for(awaited{}); }) {
-        promise.waits_for({child, what, where});
+/// Notes what a coroutine is about to wait for - a name, a task's promise - if its promise keeps that.
+template <task_promise P, class What>
+void note(P& promise, const What& what, site where) noexcept {
+    if constexpr (requires { promise.waits_for(what, where); }) {
+        promise.waits_for(what, where);
     }
 }
 
@@ -227,7 +236,7 @@ public:
         bool await_ready() const noexcept { return false; }
         template <task_promise P>
         bool await_suspend(std::coroutine_handle<P> parent, site where = site::current()) {
-            detail::note(parent.promise(), "task", where, &child_.promise());
+            detail::note(parent.promise(), static_cast<const detail::task_promise_base&>(child_.promise()), where);
             context around = parent.promise().surroundings();
             if (within_ != nullptr) {
                 around.within = within_;
