@@ -4,6 +4,7 @@
 PYTHON ?= python3
 ADDRESS ?= 127.0.0.1
 PORT ?= 8000
+FUZZ_SECONDS ?= 600
 
 version := $(shell $(PYTHON) -c 'import platform, sys; print(platform.python_version() + sys.abiflags)')
 venv := .venv/$(version)
@@ -13,8 +14,8 @@ export PATH := $(CURDIR)/$(venv)/bin:$(PATH)
 
 sources := $(wildcard include/zloop/*.hpp module/* zloop/*.py zloop/*.pyi) zloop/meson.build \
 	zloop/py.typed meson.build meson_options.txt LICENSE README.md
-cpp := $(wildcard include/zloop/*.hpp module/*.[ch]pp tests/cpp/*.[ch]pp tests/cpp/pch/*.hpp examples/cpp/*.cpp \
-	tests/cross/*.cpp tests/packaging/*.cpp)
+cpp := $(wildcard include/zloop/*.hpp module/*.[ch]pp tests/cpp/*.[ch]pp tests/cpp/pch/*.hpp tests/fuzz/*.[ch]pp \
+	tests/cross/*.cpp examples/cpp/*.cpp tests/packaging/*.cpp)
 
 .PHONY: help
 help:  ## this list
@@ -31,6 +32,10 @@ test: $(venv)/zloop  ## everything that can be checked: C++, Python, conformance
 .PHONY: conformance
 conformance: $(venv)/zloop  ## the suites of CPython and of uvicorn, on zloop
 	@tools/test $(wheels) cpython uvicorn
+
+.PHONY: fuzz
+fuzz:  ## random programs on the scripted backend, for FUZZ_SECONDS, with clang's libFuzzer
+	@tools/fuzz $(FUZZ_SECONDS)
 
 .PHONY: amalgamate
 amalgamate:  ## one header of all: build/amalgamated/zloop.hpp, and zloop_testing.hpp beside it

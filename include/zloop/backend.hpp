@@ -125,6 +125,9 @@ public:
     /// release(), then the end of the descriptor.
     virtual void close(int fd) noexcept = 0;
 
+    /// Ends a direction of a made-up connection (SHUT_WR, …). False: it is the kernel's; ask that.
+    virtual bool shut_down(int, int) noexcept { return false; }
+
     /// Starts an operation on an attached descriptor; one a direction at a time.
     /// True: the outcome is there. False: the waiter is resumed, in its turn, when it is.
     virtual bool start(io_op& operation) noexcept = 0;

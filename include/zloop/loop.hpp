@@ -196,9 +196,13 @@ public:
         abandon_if_inherited();
         root_.cancel_shielded();
         take_inbox();
+        int failures = 0;
         while (!ready_.empty() || expected_ != 0 || backend_->settling()) {
-            if (ready_.empty() && rest(forever) && expected_ == 0) {
-                break;  // the kernel lets go of nothing any more
+            if (ready_.empty()) {
+                failures = rest(forever) ? failures + 1 : 0;
+                if (failures > most_failed_waits && expected_ == 0) {
+                    break;  // the kernel lets go of nothing any more
+                }
             }
             backend_->collect();
             interrupted_ = false;
@@ -257,6 +261,9 @@ private:
     static constexpr int most_unpolled_turns = 16;
     static constexpr int unclocked_turns = 4;
     static constexpr nanoseconds most_unpolled_time = std::chrono::microseconds(100);
+
+    // A wait may fail for a while, for want of memory; those frames are in use until it does not.
+    static constexpr int most_failed_waits = 64;
 
     void check_process() const {
         if (is_inherited()) {

@@ -30,7 +30,8 @@ public:
     explicit scope(scope* parent = nullptr, shielding kind = shielding::open) noexcept
         : parent_(parent), shielded_(kind == shielding::shielded) {
         if (parent_ != nullptr) {
-            cancelled_ = parent_->cancelled_ && !shielded_;
+            unshielded_ = parent_->unshielded_;
+            cancelled_ = unshielded_ || (parent_->cancelled_ && !shielded_);
             next_ = parent_->first_child_;
             if (next_ != nullptr) {
                 next_->previous_ = this;
@@ -76,6 +77,7 @@ public:
 
 private:
     void cancel(bool through_shields) noexcept {
+        unshielded_ = unshielded_ || through_shields;
         if (!cancelled_) {
             cancelled_ = true;
             if (leaf_ != nullptr) {
@@ -98,6 +100,7 @@ private:
     cancellable* leaf_ = nullptr;
     bool cancelled_ = false;
     bool shielded_ = false;
+    bool unshielded_ = false;  // cancelled for good: shields below, made later too, protect from nothing
 };
 
 }  // namespace zloop

@@ -177,6 +177,9 @@ public:
 
     /// Ends writing, reading, or both (SHUT_WR, SHUT_RD, SHUT_RDWR).
     result<void> shutdown(int how) noexcept {
+        if (kernel_->shut_down(live(), how)) {
+            return {};
+        }
         return ::shutdown(live(), how) == 0 ? std::error_code{} : system_error_code(errno);
     }
 

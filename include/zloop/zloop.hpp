@@ -1,4 +1,4 @@
-// zloop/zloop.hpp: all of zloop but its test doubles (testing.hpp).
+// zloop/zloop.hpp: all of zloop but its test doubles (testing.hpp, scripted.hpp).
 #pragma once
 
 #include <zloop/config.hpp>

@@ -117,3 +117,13 @@ TEST_CASE("scopes leave their parent in any order", "[scope]") {
         }
     }
 }
+
+TEST_CASE("below a scope that was cancelled for good, a shield protects from nothing", "[scope]") {
+    scope root;
+    root.cancel_shielded();
+    scope ending(&root);
+    scope shielded(&ending, shielding::shielded);
+
+    CHECK(ending.cancelled());
+    CHECK(shielded.cancelled());
+}
