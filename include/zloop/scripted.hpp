@@ -179,8 +179,8 @@ public:
     }
     void unwatch(watcher& interest) noexcept override { watchers_.erase({interest.fd, interest.toward}); }
 
-    /// Moves the clock instead of sleeping. Fails with `resource_deadlock_would_occur` where a real
-    /// backend would sleep for ever.
+    /// Moves the clock instead of sleeping; but while another thread works for the loop, it stands still.
+    /// Fails with `resource_deadlock_would_occur` where a real backend would sleep for ever.
     std::error_code wait(nanoseconds timeout) noexcept override {
         if (const int error = std::exchange(wait_error_, 0)) {
             return system_error_code(error);
@@ -200,6 +200,11 @@ public:
         if (!ready_->empty()) {
             timeout = nanoseconds::zero();
         }
+        if (is_expecting() && timeout != nanoseconds::zero()) {
+            woken_.wait(false);
+            woken_ = false;
+            return {};
+        }
         const bool endless = timeout < nanoseconds::zero();
         if (!plan_.empty() && (endless || plan_.begin()->first <= now_ + timeout)) {
             now_ = std::max(now_, plan_.begin()->first);
@@ -217,7 +222,10 @@ public:
     }
 
     void collect() noexcept override {}
-    void wake() noexcept override { woken_ = true; }
+    void wake() noexcept override {
+        woken_ = true;
+        woken_.notify_one();
+    }
 
 private:
     struct door {
