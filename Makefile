@@ -19,7 +19,7 @@ cpp := $(wildcard include/zloop/*.hpp module/*.[ch]pp tests/cpp/*.[ch]pp tests/c
 
 .PHONY: help
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*  ## /  make \1	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*  ## /  make \1	/p' Makefile
 
 .PHONY: run
 run: $(venv)/zloop  ## serve examples/python/hello_asgi.py with uvicorn; Ctrl-C ends it
@@ -48,6 +48,10 @@ bench: $(bench)/zloop  ## zloop beside its peers and a raw epoll server: about 4
 	$(bench)/bin/python bench/memory.py
 	$(bench)/bin/python bench/leak.py --loop zloop
 	$(bench)/bin/python bench/idle.py --loop zloop
+
+.PHONY: bench-cpp
+bench-cpp:  ## the C++ library beside asio and a raw epoll server: about 5 minutes
+	$(PYTHON) bench/cxx.py
 
 .PHONY: lint
 lint: $(venv)/zloop  ## spacing, habits, types

@@ -17,8 +17,8 @@ WARM_UP_CONNECTIONS = 200
 BAR_BYTES = 900
 
 
-def bytes_per_connection(loop: str, count: int) -> float:
-    with Server(loop, "echo") as server, Crowd(server, WARM_UP_CONNECTIONS):
+def bytes_per_connection(echo: Server, count: int) -> float:
+    with echo as server, Crowd(server, WARM_UP_CONNECTIONS):
         before = server.resident_bytes()
         with Crowd(server, count):
             return (server.resident_bytes() - before) / count
@@ -41,7 +41,8 @@ def main() -> int:
             continue
         try:
             weighed = [
-                bytes_per_connection(name, arguments.connections) for _ in range(arguments.rounds)
+                bytes_per_connection(Server(name, "echo"), arguments.connections)
+                for _ in range(arguments.rounds)
             ]
         except Failure as failure:
             print(f"{name:8}  failed: {failure}")

@@ -1,7 +1,7 @@
-"""Compiles the C programs of this folder when they are needed.
+"""Compiles the C and C++ programs of this folder when they are needed.
 
-They measure every event loop, zloop or not, so they need nothing but a C compiler: no build of
-zloop, no meson. The results lie in `build/bench` beside this folder.
+They measure every event loop, zloop or not, so they need nothing but a compiler: no build of zloop,
+no meson. The results lie in `build/bench` beside this folder.
 """
 
 import os
@@ -26,3 +26,35 @@ def program(name: str) -> str:
     subprocess.run([*compiler, *FLAGS, str(sources[0]), "-o", str(fresh)], check=True)
     fresh.replace(target)
     return str(target)
+
+
+INCLUDE = HERE.parent / "include"
+CXX_FLAGS = ["-std=c++20", "-O2", "-DNDEBUG", "-DASIO_STANDALONE", "-pthread", f"-I{INCLUDE}"]
+
+
+def cxx() -> list[str]:
+    return shlex.split(os.environ.get("CXX", "c++"))
+
+
+def cxx_program(name: str, *parts: str) -> str:
+    """Return the path of the program made from cpp/`name`.cpp and its other `parts`."""
+    target = BUILD / name
+    sources = [HERE / "cpp" / f"{part}.cpp" for part in (name, *parts)]
+    used = [*sources, *(HERE / "cpp").glob("*.hpp"), *INCLUDE.glob("zloop/*.hpp")]
+    if target.exists() and target.stat().st_mtime > max(s.stat().st_mtime for s in used):
+        return str(target)
+    BUILD.mkdir(parents=True, exist_ok=True)
+    fresh = BUILD / f"{name}.{os.getpid()}"
+    subprocess.run([*cxx(), *CXX_FLAGS, *map(str, sources), "-o", str(fresh)], check=True)
+    fresh.replace(target)
+    return str(target)
+
+
+def has_asio() -> bool:
+    """Whether asio without Boost is installed (Debian: libasio-dev)."""
+    return subprocess.run(
+        [*cxx(), "-E", "-x", "c++", "-std=c++20", "-DASIO_STANDALONE", "-"],
+        input="#include <asio/version.hpp>",
+        text=True,
+        capture_output=True,
+    ).returncode == 0

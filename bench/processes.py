@@ -77,6 +77,7 @@ class Server:
         else:
             self._command = [sys.executable, str(HERE / "servers.py"), loop, mode]
         self._core = core
+        self._environment: dict[str, str] = {}
         self.port = 0
 
     def __enter__(self) -> "Server":
@@ -86,6 +87,7 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             text=True,
+            env={**os.environ, **self._environment},
             preexec_fn=prepare(self._core),
         )
         self.pid = self._process.pid
@@ -157,6 +159,14 @@ class Server:
             if used - before <= quiet_seconds * 1e9 * 0.01:
                 return
         raise Failure("the server does not come to rest")
+
+
+class Program(Server):
+    """A server that is a program, in an environment."""
+
+    def __init__(self, command: list[str], core: int | None = None, **environment: str) -> None:
+        self._command, self._core, self._environment = command, core, environment
+        self.port = 0
 
 
 class Crowd:
