@@ -81,7 +81,13 @@ def echo(rounds: int, seconds: float) -> None:
 
     def rate(name: str, connections: int) -> float:
         with servers[name]() as server:
-            command = [load, "echo", "--size=1024", f"--connections={connections}", str(server.port)]
+            command = [
+                load,
+                "echo",
+                "--size=1024",
+                f"--connections={connections}",
+                str(server.port),
+            ]
             command += [f"--seconds={seconds}", f"--warmup={modes.WARMUP_SECONDS}"]
             shown = json.loads(output_of(command, cores[1], seconds + modes.PATIENCE_SECONDS))
         if shown["errors"] or not shown["messages"]:
@@ -123,7 +129,11 @@ def standard_headers() -> str:
         text=True,
         check=True,
     ).stdout
-    own = {line.split('"')[1] for line in shown.splitlines() if line.startswith("# ") and "zloop/" in line}
+    own = {
+        line.split('"')[1]
+        for line in shown.splitlines()
+        if line.startswith("# ") and "zloop/" in line
+    }
     wanted: dict[str, None] = {}
     for path in own:
         if os.path.exists(path):

@@ -52,9 +52,12 @@ def cxx_program(name: str, *parts: str) -> str:
 
 def has_asio() -> bool:
     """Whether asio without Boost is installed (Debian: libasio-dev)."""
-    return subprocess.run(
-        [*cxx(), "-E", "-x", "c++", "-std=c++20", "-DASIO_STANDALONE", "-"],
-        input="#include <asio/version.hpp>",
-        text=True,
-        capture_output=True,
-    ).returncode == 0
+    return (
+        subprocess.run(
+            [*cxx(), "-E", "-x", "c++", "-std=c++20", "-DASIO_STANDALONE", "-"],
+            input="#include <asio/version.hpp>",
+            text=True,
+            capture_output=True,
+        ).returncode
+        == 0
+    )
