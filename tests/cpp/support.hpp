@@ -16,6 +16,7 @@
 #include <zloop/epoll.hpp>
 #include <zloop/fd.hpp>
 #include <zloop/job.hpp>
+#include <zloop/kqueue.hpp>
 #include <zloop/loop.hpp>
 #include <zloop/socket.hpp>
 
@@ -41,6 +42,11 @@ inline const std::vector<backend_choice>& backends() {
 #if ZLOOP_HAS_EPOLL
         found.push_back({"epoll", []() -> std::unique_ptr<zloop::backend> {
                              return std::make_unique<zloop::epoll_backend>();
+                         }});
+#endif
+#if ZLOOP_HAS_KQUEUE
+        found.push_back({"kqueue", []() -> std::unique_ptr<zloop::backend> {
+                             return std::make_unique<zloop::kqueue_backend>();
                          }});
 #endif
         return found;
