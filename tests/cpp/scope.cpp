@@ -127,3 +127,41 @@ TEST_CASE("below a scope that was cancelled for good, a shield protects from not
     CHECK(ending.cancelled());
     CHECK(shielded.cancelled());
 }
+
+TEST_CASE("a shielded scope is reached by its own cancel, not by that of the scopes above", "[scope]") {
+    scope root;
+    scope inner(&root, shielding::shielded);
+    scope below(&inner);
+    leaf waiting;
+    below.enter(waiting);
+
+    root.cancel();
+    CHECK(!inner.cancelled());
+    CHECK(!below.cancelled());
+    CHECK(!scope(&root, shielding::shielded).cancelled());
+
+    inner.cancel();
+    CHECK(waiting.asked == 1);
+    CHECK(scope(&inner).cancelled());
+    below.leave();
+}
+
+TEST_CASE("cancel_shielded reaches through shields, also after a cancel, and those that come later", "[scope]") {
+    const bool cancelled_before = GENERATE(false, true);
+    scope root;
+    scope inner(&root, shielding::shielded);
+    scope below(&inner);
+    leaf waiting;
+    below.enter(waiting);
+    if (cancelled_before) {
+        root.cancel();
+        CHECK(waiting.asked == 0);
+    }
+
+    root.cancel_shielded();
+    root.cancel_shielded();
+
+    CHECK(waiting.asked == 1);
+    CHECK(scope(&below, shielding::shielded).cancelled());
+    below.leave();
+}
