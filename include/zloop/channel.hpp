@@ -2,11 +2,14 @@
 //
 // With capacity 0 a value goes from hand to hand: the sender waits for the receiver. Both sides are fair.
 // A value that was handed to a receiver is its own, whatever is cancelled then; a sender that is cancelled
-// while it waits has sent nothing. The buffer is allocated once. For one loop's thread.
+// while it waits has sent nothing. What need not wait is done even where the task's scope is cancelled: so
+// who drains a channel gets all of it. The buffer is allocated once. For one loop's thread.
 #pragma once
 
 #include <memory>
 #include <optional>
+#include <type_traits>
+#include <utility>
 
 #include <zloop/parked.hpp>
 
@@ -19,7 +22,10 @@ template <class T>
 class channel {
 public:
     explicit channel(std::size_t capacity = 0)
-        : capacity_(capacity), buffer_(capacity != 0 ? new std::optional<T>[capacity] : nullptr) {}
+        : capacity_(capacity), buffer_(capacity != 0 ? new std::optional<T>[capacity] : nullptr) {
+        // Else a value could be lost between two tasks, and nobody would know.
+        static_assert(std::is_nothrow_move_constructible_v<T>, "a channel moves values, and that must not fail");
+    }
     channel(const channel&) = delete;
     channel& operator=(const channel&) = delete;
 
@@ -36,7 +42,7 @@ public:
     }
 
     /// Moves `value` on if nobody has to wait for that; else leaves it as it is.
-    bool try_send(T& value) {
+    [[nodiscard]] bool try_send(T&& value) noexcept {
         if (closed_) {
             return false;
         }
@@ -52,9 +58,11 @@ public:
         push(std::move(value));
         return true;
     }
-    bool try_send(T&& value) { return try_send(value); }
+    /// Sends a copy of `value`, if nobody has to wait for that.
+    [[nodiscard]] bool try_send(const T& value) { return try_send(T(value)); }
 
-    std::optional<T> try_receive() {
+    /// The oldest value, if there is one now.
+    [[nodiscard]] std::optional<T> try_receive() noexcept {
         std::optional<T> taken;
         if (size_ != 0) {
             taken = pop();
@@ -69,10 +77,10 @@ public:
 
     class sender : wait_queue::waiter {
     public:
-        sender(channel& to, T value) noexcept(std::is_nothrow_move_constructible_v<T>)
+        sender(channel& to, T value) noexcept
             : wait_queue::waiter(to.senders_), to_(to), value_(std::move(value)) {}
 
-        bool await_ready() { return to_.closed_ || (sent_ = to_.try_send(*value_)); }
+        bool await_ready() noexcept { return to_.closed_ || (sent_ = to_.try_send(std::move(*value_))); }
         template <task_promise P>
         bool await_suspend(std::coroutine_handle<P> caller, site where = site::current()) noexcept {
             if (!park(caller, "a channel's receiver", where)) {
@@ -96,14 +104,15 @@ public:
     };
 
     /// Completes: when a receiver has it, or the buffer.
-    /// Fails:     `errc::closed`, `operation_canceled`; it was not sent then.
+    /// Fails:     `errc::closed`, `operation_canceled`; it was not sent then, and is gone with the awaiter.
+    ///            Who must keep it asks try_send first.
     [[nodiscard]] sender send(T value) { return sender(*this, std::move(value)); }
 
     class receiver : wait_queue::waiter {
     public:
         explicit receiver(channel& from) noexcept : wait_queue::waiter(from.receivers_), from_(from) {}
 
-        bool await_ready() {
+        bool await_ready() noexcept {
             value_ = from_.try_receive();
             return value_.has_value() || from_.closed_;
         }
@@ -115,7 +124,7 @@ public:
             from_.receivers_.push(*this);
             return true;
         }
-        result<T> await_resume() {
+        result<T> await_resume() noexcept {
             if (value_.has_value()) {
                 return std::move(*value_);
             }
@@ -133,12 +142,12 @@ public:
     [[nodiscard]] receiver receive() noexcept { return receiver(*this); }
 
 private:
-    void push(T&& value) {
+    void push(T&& value) noexcept {
         buffer_[(first_ + size_) % capacity_].emplace(std::move(value));
         ++size_;
     }
 
-    std::optional<T> pop() {
+    std::optional<T> pop() noexcept {
         std::optional<T> oldest = std::move(buffer_[first_]);
         buffer_[first_].reset();
         first_ = (first_ + 1) % capacity_;

@@ -2,8 +2,8 @@
 //
 // All are fair: who waits longest is served first, and what is handed to a waiter is its own before it
 // runs, so nobody overtakes it. A waiter that is cancelled leaves the queue at once; one that has been
-// served already keeps what it got. They allocate nothing, own no task, and are for one loop's thread.
-// Each must be without waiters at its end.
+// served already keeps what it got. Who need not wait does not, even where its scope is cancelled. They
+// allocate nothing, own no task, and are for one loop's thread. Each must be without waiters at its end.
 #pragma once
 
 #include <cassert>
@@ -145,7 +145,10 @@ public:
         guard() noexcept = default;
         guard(guard&& other) noexcept : held_(std::exchange(other.held_, nullptr)) {}
         guard& operator=(guard&& other) noexcept {
-            std::swap(held_, other.held_);
+            if (this != &other) {
+                unlock();  // now, not when `other` ends
+                held_ = std::exchange(other.held_, nullptr);
+            }
             return *this;
         }
         ~guard() { unlock(); }
