@@ -119,13 +119,17 @@ struct flattened {
     using type = result<T>;
 };
 template <class T>
+struct flattened<T&> {
+    using type = result<T*>;
+};
+template <class T>
 struct flattened<result<T>> {
     using type = result<T>;
 };
 
 }  // namespace detail
 
-/// What with_deadline makes of a task's T: result<T>, and of a result<T> itself.
+/// What with_deadline makes of a task's T: result<T>, of a T& result<T*>, and of a result<T> itself.
 template <class T>
 using timed = typename detail::flattened<T>::type;
 
@@ -140,12 +144,14 @@ task<timed<T>> with_deadline(time_point when, task<T> work) {
     scope inner(here.within);
     detail::deadline limit(*here.on, inner, when);
     co_await work.settled(inner);
+    const bool ours = limit.expired() && !here.within->cancelled();  // not: due, but too late to cancel it
     co_await limit.disarm();
-    const bool ours = limit.expired() && !here.within->cancelled();
     try {
         if constexpr (std::is_void_v<T>) {
             work.take();
             co_return ours ? timed<T>(std::errc::timed_out) : timed<T>();
+        } else if constexpr (std::is_reference_v<T>) {
+            co_return &work.take();
         } else {
             timed<T> outcome = work.take();
             if (ours && outcome.error() == std::errc::operation_canceled) {
