@@ -20,7 +20,7 @@ namespace zloop {
 class nursery {
 public:
     /// Its tasks are cancelled when the caller is: `nursery children(co_await current_context());`
-    explicit nursery(const context& here) noexcept : on_(here.on), scope_(here.within) {}
+    explicit nursery(const context& here) noexcept : on_(here.on), above_(here.within), scope_(above_) {}
     nursery(const nursery&) = delete;
     nursery& operator=(const nursery&) = delete;
     ~nursery() {
@@ -46,7 +46,8 @@ public:
     /// How many tasks have not ended.
     std::size_t size() const noexcept { return size_; }
 
-    /// Asks all of them to end.
+    /// Asks all of them to end. Who then says, by an exception or as its error, that it was cancelled has
+    /// not failed.
     void cancel() noexcept { scope_.cancel(); }
 
     class joiner : op {
@@ -69,7 +70,14 @@ public:
 
     private:
         friend nursery;
-        static void go_on(op& node) noexcept { static_cast<joiner&>(node).caller_.resume(); }
+        static void go_on(op& node) noexcept {
+            auto& self = static_cast<joiner&>(node);
+            if (self.joined_.size_ != 0) {  // by another one's spawn, in this very turn
+                self.joined_.joiner_ = &self;
+                return;
+            }
+            self.caller_.resume();
+        }
 
         nursery& joined_;
         std::coroutine_handle<> caller_;
@@ -105,9 +113,7 @@ private:
         static void end(completion& ended) noexcept {
             auto& self = static_cast<child&>(ended);
             nursery& home = self.home;
-            if (self.work.failed()) {
-                home.fail(self.work);
-            }
+            home.settle(self.work);
             home.on_->strike(self);
             delete &self;
             if (--home.size_ == 0 && home.joiner_ != nullptr) {
@@ -122,20 +128,29 @@ private:
 
     static task<void> raise(task<result<void>> work) { (co_await std::move(work)).value(); }
 
-    void fail(task<void>& failed) noexcept {
-        try {
-            failed.take();
-        } catch (...) {
-            if (failure_) {
-                detail::report_beside(*on_, std::current_exception());
-            } else {
-                failure_ = std::current_exception();
+    /// Takes the failure of a task that has ended, if it failed.
+    void settle(task<void>& ended) noexcept {
+        if (ended.failed()) {
+            try {
+                ended.take();
+            } catch (...) {
+                fail(std::current_exception());
             }
+        }
+    }
+
+    void fail(std::exception_ptr failure) noexcept {
+        const bool by_us = scope_.cancelled() && !above_->cancelled();
+        if (failure_) {
+            detail::report_beside(*on_, std::move(failure));
+        } else if (!by_us || !detail::is_canceled(failure)) {
+            failure_ = std::move(failure);
         }
         scope_.cancel();
     }
 
     loop* on_;
+    scope* above_;
     scope scope_;
     std::size_t size_ = 0;
     joiner* joiner_ = nullptr;
@@ -143,16 +158,22 @@ private:
 };
 
 /// Runs `body`, a callable that takes a nursery& and gives a task<void>, and joins what it has spawned.
-/// Fails: with the first failure of the body or of a task; the others are cancelled.
+/// Fails:   with the first failure of the body or of a task; the others are cancelled, the body too.
+/// Example: examples/cpp/port_forwarder.cpp
 template <class F>
 task<void> with_nursery(F body) {
     nursery children(co_await current_context());
     {
         scope own(&children.scope_);
-        task<void> running = body(children);
-        co_await running.settled(own);
-        if (running.failed()) {
-            children.fail(running);
+        task<void> running;
+        try {
+            running = body(children);
+        } catch (...) {  // no coroutine, or no memory for one
+            children.fail(std::current_exception());
+        }
+        if (running.frame()) {
+            co_await running.settled(own);
+            children.settle(running);
         }
     }
     co_await children.join();
