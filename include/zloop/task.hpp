@@ -75,6 +75,11 @@ public:
         awaited_.child = &child;
         awaited_.where = where;
     }
+    /// Before the frame of what it awaited goes.
+    void child_ended() noexcept {
+        awaited_.child = nullptr;
+        awaited_.what = "task";
+    }
     const awaited& waiting_for() const noexcept { return awaited_; }
 
     std::suspend_always initial_suspend() const noexcept { return {}; }
@@ -237,6 +242,9 @@ public:
         template <task_promise P>
         bool await_suspend(std::coroutine_handle<P> parent, site where = site::current()) {
             detail::note(parent.promise(), static_cast<const detail::task_promise_base&>(child_.promise()), where);
+            if constexpr (std::derived_from<P, detail::task_promise_base>) {
+                parent_ = &parent.promise();
+            }
             context around = parent.promise().surroundings();
             if (within_ != nullptr) {
                 around.within = within_;
@@ -249,11 +257,22 @@ public:
             child_.promise().continue_with(parent);
             return true;
         }
-        T await_resume() { return child_.promise().take(); }
+        T await_resume() {
+            ended();
+            return child_.promise().take();
+        }
+
+    protected:
+        void ended() const noexcept {
+            if (parent_ != nullptr) {
+                parent_->child_ended();
+            }
+        }
 
     private:
         handle child_;
         scope* within_;
+        detail::task_promise_base* parent_ = nullptr;
     };
 
     awaiter operator co_await() && noexcept { return awaiter(frame_); }
@@ -264,7 +283,7 @@ public:
     class settler : public awaiter {
     public:
         using awaiter::awaiter;
-        void await_resume() const noexcept {}
+        void await_resume() const noexcept { this->ended(); }
     };
 
     /// `co_await task.settled(inner)`: runs it in `inner` to its end, however it ends; then take().

@@ -1,6 +1,7 @@
 #include <zloop/job.hpp>
 
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <zloop/sleep.hpp>
@@ -192,4 +193,79 @@ TEST_CASE("when the loop cannot wait, run ends the task and throws", "[job]") {
 
     CHECK_THROWS_AS(run(on, work()), std::system_error);
     CHECK(outcome == std::errc::operation_canceled);
+}
+
+TEST_CASE("join gives the result, or throws it, whether the job has ended or not", "[job]") {
+    const bool ended = GENERATE(false, true);
+    virtual_loop on;
+    auto number = []() -> task<int> {
+        co_await next_turn();
+        co_return 5;
+    };
+    auto fails = []() -> task<> {
+        co_await next_turn();
+        throw std::runtime_error("told");
+    };
+    auto work = [&]() -> task<int> {
+        const context here = co_await current_context();
+        job<int> good(here, number());
+        job<> bad(here, fails());
+        if (ended) {
+            (co_await sleep_for(1s)).value();
+            CHECK(good.done());
+        }
+        bool thrown = false;
+        try {
+            co_await bad.join();
+        } catch (const std::runtime_error&) {
+            thrown = true;
+        }
+        CHECK(thrown);
+        co_return co_await good.join();
+    };
+
+    CHECK(run(on, work()) == 5);
+}
+
+TEST_CASE("who joins a job is not cancelled itself, but the job is", "[job]") {
+    virtual_loop on;
+    auto naps = []() -> task<result<void>> { co_return co_await sleep_for(1h); };
+    auto work = [&]() -> task<std::error_code> {
+        job<result<void>> child(co_await current_context(), naps());
+        co_return (co_await child.join()).error();
+    };
+    auto working = on.start(work());
+    on.settle();
+
+    working.cancel();
+
+    CHECK(on.join(working) == std::errc::operation_canceled);
+    CHECK(on.elapsed() == 0s);
+}
+
+TEST_CASE("a loop counts its live tasks and its wakes", "[job][loop]") {
+    loop on;
+    auto naps = []() -> task<> { static_cast<void>(co_await sleep_for(1h)); };
+    auto work = [&]() -> task<> {
+        job<> child(*(co_await current_context()).on, naps());
+        CHECK(on.stats().live == 2);
+        child.cancel();
+        co_await child.join();
+        CHECK(on.stats().live == 1);
+    };
+    run(on, work());
+    CHECK(on.stats().live == 0);
+
+    callback nothing([] {});
+    const auto wakes = on.stats().wakes;
+    on.post(nothing);
+    on.run_once(0ns);
+    CHECK(on.stats().wakes == wakes);  // it did not sleep
+    std::thread other([&] {
+        std::this_thread::sleep_for(20ms);
+        on.post(nothing);
+    });
+    on.run_once(10s);
+    other.join();
+    CHECK(on.stats().wakes == wakes + 1);
 }
