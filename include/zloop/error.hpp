@@ -56,8 +56,8 @@ namespace zloop {
 
 /// A value or an error.
 ///
-/// Two ways to read it: `auto [error, value] = co_await …;`, or `.value()`, which throws
-/// std::system_error. After an error the value is T's default; where T has none, it is not to be touched.
+/// Two ways to read it: `auto [error, value] = co_await …;`, where the value is T's default after an
+/// error, or `.value()`, which throws std::system_error. Where T has no default there is only the second.
 template <class T>
 class [[nodiscard]] result {
     static constexpr bool has_default = std::is_default_constructible_v<T>;
@@ -155,12 +155,15 @@ private:
 }  // namespace zloop
 
 template <class T>
+    requires std::is_default_constructible_v<T>
 struct std::tuple_size<zloop::result<T>> : std::integral_constant<std::size_t, 2> {};
 template <class T>
+    requires std::is_default_constructible_v<T>
 struct std::tuple_element<0, zloop::result<T>> {
     using type = std::error_code;
 };
 template <class T>
+    requires std::is_default_constructible_v<T>
 struct std::tuple_element<1, zloop::result<T>> {
     using type = T;
 };

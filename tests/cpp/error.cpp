@@ -6,6 +6,13 @@
 
 using namespace zloop;
 
+namespace {
+
+template <class T>
+concept has_parts = requires { std::tuple_size<T>::value; };
+
+}  // namespace
+
 TEST_CASE("a result holds a value", "[error]") {
     result<int> made = 7;
 
@@ -73,6 +80,26 @@ TEST_CASE("a result is reached through as a pointer is", "[error]") {
 
     CHECK(made->size() == 4);
     CHECK((*made)[0] == 'f');
+}
+
+TEST_CASE("a result holds what has no default, and cannot be taken apart then", "[error]") {
+    struct tough {
+        explicit tough(int number) : value(number) {}
+        int value;
+    };
+    result<tough> made = tough(4);
+    const result<tough>& fixed = made;
+    const result<tough> failed = errc::closed;
+
+    CHECK(made->value == 4);
+    CHECK((*fixed).value == 4);
+    CHECK(fixed.value().value == 4);
+    CHECK(std::move(made).value().value == 4);
+    CHECK(!failed);
+    CHECK(failed.error() == errc::closed);
+    CHECK_THROWS_AS(failed.value(), std::system_error);
+    CHECK(has_parts<result<int>>);
+    CHECK(!has_parts<result<tough>>);  // there is no value to take when it failed
 }
 
 TEST_CASE("kernel errors compare as errno does", "[error]") {
