@@ -221,7 +221,7 @@ TEST_CASE("a printed backtrace has a line for each task and two for each corouti
     virtual_loop on;
     CHECK(printed(on).empty());
     auto working = on.start(outer());
-    CHECK(printed(on) == "task 1, not started yet\n");
+    CHECK(printed(on) == "task 1, which has awaited nothing yet\n");
     on.settle();
 
     const std::string text = printed(on);

@@ -6,6 +6,7 @@
 #include <zloop/testing.hpp>
 
 #include "catch.hpp"
+#include "probes.hpp"
 
 using namespace zloop;
 using namespace std::chrono_literals;
@@ -154,4 +155,89 @@ TEST_CASE("ten thousand sleeps need no more than their timers", "[sleep]") {
     on.advance(10s);
     CHECK(ended == 10'000);
     CHECK(on.timers().empty());
+}
+
+TEST_CASE("an interval ticks a period after the last tick was due, however long the work took", "[interval]") {
+    virtual_loop on;
+    std::vector<nanoseconds> ticks;
+    auto work = [&]() -> task<> {
+        interval every(1s);
+        for (const auto busy : {0ms, 300ms, 999ms, 0ms}) {
+            const auto ticked = (co_await every.next()).value();
+            CHECK(ticked == 1);
+            ticks.push_back(on.elapsed());
+            (co_await sleep_for(busy)).value();
+        }
+    };
+    auto working = on.start(work());
+
+    on.join(working);
+
+    CHECK(ticks == std::vector<nanoseconds>{1s, 2s, 3s, 4s});
+}
+
+TEST_CASE("an interval tells how many ticks were missed, and keeps its beat", "[interval]") {
+    virtual_loop on;
+    auto work = [&]() -> task<> {
+        interval every(1s);
+        auto ticked = (co_await every.next()).value();
+        CHECK(ticked == 1);
+        (co_await sleep_for(3'500ms)).value();
+        ticked = (co_await every.next()).value();
+        CHECK(ticked == 3);  // those of 2 s, 3 s, 4 s, at once
+        CHECK(on.elapsed() == 4'500ms);
+        ticked = (co_await every.next()).value();
+        CHECK(ticked == 1);
+        CHECK(on.elapsed() == 5s);
+        (co_await sleep_for(2s)).value();  // until a tick is due, exactly
+        ticked = (co_await every.next()).value();
+        CHECK(ticked == 2);
+        CHECK(on.elapsed() == 7s);
+    };
+    auto working = on.start(work());
+
+    on.join(working);
+}
+
+TEST_CASE("the first tick of an interval is a period after the first wait", "[interval]") {
+    virtual_loop on;
+    interval every(1s);
+    auto work = [&]() -> task<std::uint64_t> { co_return *co_await every.next(); };
+    on.advance(10s);
+
+    CHECK(run(on, work()) == 1);
+    CHECK(on.elapsed() == 11s);
+}
+
+TEST_CASE("a tick that was not waited for to its end is still to come", "[interval]") {
+    virtual_loop on;
+    interval every(1s);
+    auto waits = [&]() -> task<result<std::uint64_t>> { co_return co_await every.next(); };
+    auto waiting = on.start(waits());
+    on.advance(400ms);
+    waiting.cancel();
+    CHECK(on.join(waiting).error() == std::errc::operation_canceled);
+    CHECK(on.timers().empty());
+
+    CHECK(run(on, waits()).value() == 1);
+    CHECK(on.elapsed() == 1s);
+}
+
+TEST_CASE("a sleep and a tick allocate nothing once the heap of timers has grown", "[sleep][interval]") {
+    if (!probes::counts_allocations) {
+        return;
+    }
+    virtual_loop on;
+    auto work = []() -> task<std::size_t> {
+        interval every(1s);
+        (co_await every.next()).value();
+        const std::size_t before = probes::allocations();
+        for (int round = 0; round < 100; ++round) {
+            (co_await sleep_for(1s)).value();
+            (co_await every.next()).value();
+        }
+        co_return probes::allocations() - before;
+    };
+
+    CHECK(run(on, work()) == 0);
 }
