@@ -24,7 +24,8 @@ public:
     explicit channel(std::size_t capacity = 0)
         : capacity_(capacity), buffer_(capacity != 0 ? new std::optional<T>[capacity] : nullptr) {
         // Else a value could be lost between two tasks, and nobody would know.
-        static_assert(std::is_nothrow_move_constructible_v<T>, "a channel moves values, and that must not fail");
+        static_assert(std::is_nothrow_move_constructible_v<T>,
+                      "a channel moves values, and that must not fail");
     }
     channel(const channel&) = delete;
     channel& operator=(const channel&) = delete;
@@ -93,7 +94,8 @@ public:
             if (sent_) {
                 return {};
             }
-            return canceled() ? make_error_code(std::errc::operation_canceled) : make_error_code(errc::closed);
+            return canceled() ? make_error_code(std::errc::operation_canceled)
+                              : make_error_code(errc::closed);
         }
 
     private:
@@ -128,7 +130,8 @@ public:
             if (value_.has_value()) {
                 return std::move(*value_);
             }
-            return canceled() ? make_error_code(std::errc::operation_canceled) : make_error_code(errc::closed);
+            return canceled() ? make_error_code(std::errc::operation_canceled)
+                              : make_error_code(errc::closed);
         }
 
     private:

@@ -38,14 +38,10 @@ inline const std::error_category& category() noexcept {
     return instance;
 }
 
-inline std::error_code make_error_code(errc code) noexcept {
-    return {static_cast<int>(code), category()};
-}
+inline std::error_code make_error_code(errc code) noexcept { return {static_cast<int>(code), category()}; }
 
 /// The error of an errno; 0 is success.
-inline std::error_code system_error_code(int number) noexcept {
-    return {number, std::system_category()};
-}
+inline std::error_code system_error_code(int number) noexcept { return {number, std::system_category()}; }
 
 }  // namespace zloop
 

@@ -94,7 +94,11 @@ private:
 
     struct child final : op, detail::completion, detail::live_task {
         child(nursery& nursery_of, task<void> task_of) noexcept
-            : op(&child::begin), completion(&child::end), home(nursery_of), own(&home.scope_), work(std::move(task_of)) {}
+            : op(&child::begin),
+              completion(&child::end),
+              home(nursery_of),
+              own(&home.scope_),
+              work(std::move(task_of)) {}
 
         static void* operator new(std::size_t size) { return detail::frame_pool::allocate(size); }
         static void operator delete(void* memory, std::size_t size) noexcept {

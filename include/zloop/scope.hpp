@@ -11,8 +11,7 @@ namespace zloop {
 
 /// Something that a scope's cancel() can end early.
 struct cancellable {
-    explicit cancellable(void (*cancel_function)(cancellable&) noexcept) noexcept
-        : cancel(cancel_function) {}
+    explicit cancellable(void (*cancel_function)(cancellable&) noexcept) noexcept : cancel(cancel_function) {}
 
     /// Asks for the end; a result that is already there wins. Never resumes anything inline.
     void (*cancel)(cancellable&) noexcept;

@@ -110,7 +110,8 @@ public:
 
     class waiter : wait_queue::waiter {
     public:
-        explicit waiter(semaphore& awaited) noexcept : wait_queue::waiter(awaited.waiting_), awaited_(awaited) {}
+        explicit waiter(semaphore& awaited) noexcept
+            : wait_queue::waiter(awaited.waiting_), awaited_(awaited) {}
 
         bool await_ready() const noexcept { return awaited_.try_acquire(); }
         template <task_promise P>

@@ -104,9 +104,7 @@ public:
     }
 
     static void* operator new(std::size_t size) { return frame_pool::allocate(size); }
-    static void operator delete(void* frame, std::size_t size) noexcept {
-        frame_pool::release(frame, size);
-    }
+    static void operator delete(void* frame, std::size_t size) noexcept { frame_pool::release(frame, size); }
 
 private:
     std::coroutine_handle<> parent_;
@@ -334,8 +332,7 @@ private:
 /// `co_await next_turn()`: goes on in the loop's next turn, behind what is queued. Not cancelled.
 class [[nodiscard]] next_turn : op {
 public:
-    next_turn() noexcept
-        : op([](op& self) noexcept { static_cast<next_turn&>(self).caller_.resume(); }) {}
+    next_turn() noexcept : op([](op& self) noexcept { static_cast<next_turn&>(self).caller_.resume(); }) {}
 
     bool await_ready() const noexcept { return false; }
     template <task_promise P>

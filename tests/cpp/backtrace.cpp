@@ -227,7 +227,8 @@ TEST_CASE("a printed backtrace has a line for each task and two for each corouti
     const std::string text = printed(on);
 
     CHECK(text.find("task 1\n") == 0);
-    const std::string place = "at " + std::string(__FILE__) + ":" + std::to_string(inner_line) + ", awaits sleep\n";
+    const std::string place =
+        "at " + std::string(__FILE__) + ":" + std::to_string(inner_line) + ", awaits sleep\n";
     CHECK(text.find(place) != std::string::npos);
     CHECK(std::count(text.begin(), text.end(), '\n') == 5);
     working.cancel();

@@ -402,9 +402,7 @@ TEST_CASE("a loop that ends has done with stops that are on their way", "[stop]"
     std::error_code outcome;
     {
         virtual_loop on;
-        auto work = [&]() -> task<> {
-            outcome = (co_await with_stop(source.get_token(), nap(1h))).error();
-        };
+        auto work = [&]() -> task<> { outcome = (co_await with_stop(source.get_token(), nap(1h))).error(); };
         spawn(on, work());
         on.settle();
         source.request_stop();

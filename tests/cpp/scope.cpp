@@ -146,7 +146,8 @@ TEST_CASE("a shielded scope is reached by its own cancel, not by that of the sco
     below.leave();
 }
 
-TEST_CASE("cancel_shielded reaches through shields, also after a cancel, and those that come later", "[scope]") {
+TEST_CASE("cancel_shielded reaches through shields, also after a cancel, and those that come later",
+          "[scope]") {
     const bool cancelled_before = GENERATE(false, true);
     scope root;
     scope inner(&root, shielding::shielded);

@@ -157,7 +157,8 @@ TEST_CASE("ten thousand sleeps need no more than their timers", "[sleep]") {
     CHECK(on.timers().empty());
 }
 
-TEST_CASE("an interval ticks a period after the last tick was due, however long the work took", "[interval]") {
+TEST_CASE("an interval ticks a period after the last tick was due, however long the work took",
+          "[interval]") {
     virtual_loop on;
     std::vector<nanoseconds> ticks;
     auto work = [&]() -> task<> {

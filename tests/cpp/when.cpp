@@ -202,11 +202,13 @@ TEST_CASE("second failures reach the loop's hook, and cancellations do not", "[w
     reported.clear();
     on.use_failure_hook(report);
 
-    CHECK(thrown_by(on, when_all(failure_after(2s, "second"), failure_after(1s, "first"),
-                                 number_after(1h, 1))) == "first");  // the third one throws that it is cancelled
+    CHECK(thrown_by(on,
+                    when_all(failure_after(2s, "second"), failure_after(1s, "first"), number_after(1h, 1))) ==
+          "first");  // the third one throws that it is cancelled
     CHECK(reported == std::vector<std::string>{"second"});
 
-    CHECK(run(on, when_any(number_after(1s, 5), failure_after(2s, "loser"), number_after(1h, 1))).index() == 0);
+    CHECK(run(on, when_any(number_after(1s, 5), failure_after(2s, "loser"), number_after(1h, 1))).index() ==
+          0);
     CHECK(reported == std::vector<std::string>{"second", "loser"});
 }
 
