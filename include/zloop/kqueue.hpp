@@ -4,8 +4,9 @@
 // closed, duplicates or not: no stray events, as epoll has them. The queue is not inherited by a fork. Its
 // number in the child is free, or somebody else's: it is never used or closed there.
 //
-// The kernel tells each direction's readiness apart. Only the end of reading counts as a hang-up: that
-// of writing comes also from our own shutdown().
+// A file is refused with EPERM, as epoll refuses it: a kqueue would say nothing at its end. So is what macOS
+// cannot watch at all, such as some devices. The kernel tells each direction's readiness apart. Only the end
+// of reading counts as a hang-up: that of writing comes also from our own shutdown().
 #pragma once
 
 #include <zloop/config.hpp>
@@ -19,6 +20,7 @@
 
 #include <fcntl.h>
 #include <sys/event.h>
+#include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/types.h>
 
@@ -168,6 +170,9 @@ private:
         if (process_.is_inherited()) {
             return std::make_error_code(std::errc::operation_not_permitted);
         }
+        if (is_file(fd)) {
+            return std::make_error_code(std::errc::operation_not_permitted);
+        }
         // A pipe has one direction, and the other's filter would tell of what nobody asks.
         const int flags = ::fcntl(fd, F_GETFL);
         if (flags < 0) {
@@ -188,7 +193,7 @@ private:
             // EPIPE: a pipe that nobody reads any more. The first write will say so.
             if (error != 0 && (error != EPIPE || filters[index].filter != EVFILT_WRITE)) {
                 unregister(fd);
-                return system_error_code(error);
+                return refusal(error);
             }
         }
         return {};
@@ -204,7 +209,7 @@ private:
 
     std::error_code change_foreign(int fd, std::uint32_t generation, interests before,
                                    interests after) noexcept override {
-        if (process_.is_inherited()) {
+        if (process_.is_inherited() || (before == interests{} && is_file(fd))) {
             return std::make_error_code(std::errc::operation_not_permitted);
         }
         int error = 0;
@@ -214,7 +219,17 @@ private:
         if (before.write != after.write && error == 0) {
             error = set(fd, EVFILT_WRITE, after.write ? EV_ADD : EV_DELETE, generation);
         }
-        return system_error_code(error);
+        return refusal(error);
+    }
+
+    static bool is_file(int fd) noexcept {
+        struct stat about {};
+        return ::fstat(fd, &about) == 0 && (S_ISREG(about.st_mode) || S_ISDIR(about.st_mode));
+    }
+
+    static std::error_code refusal(int error) noexcept {
+        const bool cannot = error == EINVAL || error == ENODEV || error == EOPNOTSUPP;
+        return system_error_code(cannot ? EPERM : error);
     }
 
     int set(int fd, int filter, int flags, std::uint32_t generation = 0) noexcept {

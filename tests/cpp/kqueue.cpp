@@ -193,6 +193,15 @@ TEST_CASE("a kqueue takes either end of a pipe into service, whole or broken", "
     with.kernel.release(pipe.in.get());
 }
 
+TEST_CASE("a kqueue refuses files", "[kqueue]") {
+    fixture with;
+    const fd file(::open("/etc/passwd", O_RDONLY | O_CLOEXEC));
+    lookout readable(file.get(), direction::read, [] {});
+
+    CHECK(with.kernel.watch(readable) == std::errc::operation_not_permitted);
+    CHECK(with.kernel.attach(file.get()) == std::errc::operation_not_permitted);
+}
+
 TEST_CASE("a kqueue refuses what is no descriptor", "[kqueue]") {
     fixture with;
     const int number = GENERATE(-1, 900'000'000, 0x7fff'ffff);
