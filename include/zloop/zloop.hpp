@@ -21,6 +21,7 @@
 #include <zloop/parked.hpp>
 #include <zloop/resolve.hpp>
 #include <zloop/scope.hpp>
+#include <zloop/signal.hpp>
 #include <zloop/site.hpp>
 #include <zloop/sleep.hpp>
 #include <zloop/socket.hpp>
