@@ -72,10 +72,55 @@ task<> together() {
     static_cast<void>(co_await sleep_for(1ms));
 }
 
+task<> told(channel<std::string>& words, mutex& door, condition& changed) {
+    auto held = co_await door.lock();
+    if (held) {
+        static_cast<void>(co_await changed.wait(*held));
+    }
+    static_cast<void>(co_await words.send("word"));
+    static_cast<void>(co_await words.receive());
+}
+
+task<> beside() {
+    const auto here = co_await current_context();
+    channel<std::string> words(1);
+    mutex door;
+    condition changed;
+    nursery all(here);
+    all.spawn(told(words, door, changed));
+    changed.notify_all();
+    co_await all.join();
+
+    std::vector<task<int>> several;
+    several.push_back(number(7));
+    static_cast<void>(co_await when_all(std::move(several)));
+    auto eight = number(8);
+    static_cast<void>(co_await shield(std::move(eight)));
+    auto nine = number(9);
+    static_cast<void>(co_await with_stop({}, std::move(nine)));
+    interval ticks(1ms);
+    static_cast<void>(co_await ticks.next());
+    static_cast<void>(co_await offload([] { return 10; }));
+}
+
+task<> outside() {
+    const std::string name = "localhost";
+    static_cast<void>(co_await resolve(name, 80));
+    auto socket = co_await connect(name, 80);
+    if (socket) {
+        std::string line;
+        static_cast<void>(co_await read_until(*socket, line, "\n"));
+    }
+}
+
 }  // namespace
 
 int main() {
     run(together());
+    run(beside());
+    run(outside());
+    const fd notice = detail::make_exit_notice(1);
+    static_cast<void>(notice);
     testing::virtual_loop pretended;
     auto running = pretended.start(number(6));
     return pretended.join(running);
