@@ -5,7 +5,7 @@
 // go of everything at once and deletes itself when its coroutine has ended.
 #pragma once
 
-#include <zloop/socket.hpp>
+#include <zloop/listener.hpp>
 
 #include "fiber.hpp"
 #include "loop_core.hpp"

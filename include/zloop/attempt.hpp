@@ -176,6 +176,7 @@ inline bool try_connect(io_op& operation) noexcept {
 }
 
 inline bool try_sendfile(sendfile_op& operation) noexcept {
+    const no_sigpipe guard;  // sendfile(2) knows no MSG_NOSIGNAL
 #if defined(__linux__)
     return moved(operation, uninterrupted([&] {
                      off_t offset = operation.offset;

@@ -18,6 +18,7 @@ namespace zloop {
 struct connect_options {
     nanoseconds attempt_delay = std::chrono::milliseconds(250);  ///< until the next address is tried beside
     resolve_options names = {};  ///< of what family, for one; the type is SOCK_STREAM
+    client_options socket = {};  ///< of each attempt; what does not fit its `local` fails
 };
 
 namespace detail {
@@ -107,11 +108,12 @@ task<result<T>> first_to_connect(std::vector<address> candidates, nanoseconds de
 /// Completes: with the first that connects; all other attempts have ended and are closed by then.
 /// Fails:     as the last attempt to fail; `operation_canceled`; `address_not_available` for none.
 inline task<result<stream>> connect(std::vector<address> candidates,
-                                    nanoseconds attempt_delay = connect_options().attempt_delay) {
+                                    nanoseconds attempt_delay = connect_options().attempt_delay,
+                                    client_options options = {}) {
     if (candidates.size() == 1) {
-        return connect(candidates.front());
+        return connect(candidates.front(), options);
     }
-    auto connect_one = [](const address& peer) { return connect(peer); };
+    auto connect_one = [options](const address& peer) { return connect(peer, options); };
     return detail::first_to_connect<stream>(std::move(candidates), attempt_delay, connect_one);
 }
 
@@ -126,7 +128,7 @@ inline task<result<stream>> connect(std::string host, std::string service, conne
     if (error) {
         co_return error;
     }
-    co_return co_await connect(detail::interleaved(found), options.attempt_delay);
+    co_return co_await connect(detail::interleaved(found), options.attempt_delay, options.socket);
 }
 
 /// The same for a port.

@@ -69,6 +69,29 @@ inline int accept_connection(int listening, sockaddr* name, socklen_t* size) noe
 #endif
 }
 
+/// Two sockets that are connected with each other.
+struct socket_pair {
+    fd first;
+    fd second;
+    explicit operator bool() const noexcept { return first && second; }
+};
+
+/// socketpair(2) of Unix sockets, both non-blocking. No descriptors: errno tells.
+inline socket_pair make_socket_pair(int type) noexcept {
+    int both[2];
+#if defined(SOCK_NONBLOCK)
+    if (::socketpair(AF_UNIX, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, both) != 0) {
+        return {};
+    }
+    return {fd(both[0]), fd(both[1])};
+#else
+    if (::socketpair(AF_UNIX, type, 0, both) != 0) {
+        return {};
+    }
+    return {tamed(both[0]), tamed(both[1])};
+#endif
+}
+
 /// The two ends of a pipe.
 struct pipe_ends {
     fd read_end;
@@ -96,6 +119,7 @@ inline pipe_ends make_pipe() noexcept {
 class no_sigpipe {
 public:
     no_sigpipe() noexcept {
+        errno = 0;  // what it is at the end is the call's
         // Unqualified: macros on macOS.
         sigemptyset(&signal_);
         sigaddset(&signal_, SIGPIPE);

@@ -1,115 +1,141 @@
-// zloop/socket.hpp: connected byte streams and listeners, over TCP and Unix sockets.
+// zloop/socket.hpp: connected byte streams, over TCP and Unix sockets, and how to connect one.
 //
-// A socket owns its descriptor and keeps it in service of its loop's backend; it does not outlive the
+// A stream owns its descriptor and keeps it in service of its loop's backend; it does not outlive the
 // loop. Awaitables live in the awaiting frame and allocate nothing. One operation a direction at a
 // time; reading beside writing is fine.
 #pragma once
 
-#include <climits>
 #include <span>
 
-#include <netinet/tcp.h>
-
-#include <zloop/address.hpp>
-#include <zloop/fd.hpp>
-#include <zloop/platform.hpp>
-#include <zloop/task.hpp>
+#include <zloop/io_awaiter.hpp>
+#include <zloop/socket_base.hpp>
 
 namespace zloop {
 
+struct stream_pair;
+
+/// A connected stream socket; or the end of a pipe (pipe.hpp), which knows no option and no address.
+///
+/// Owns:    the descriptor; closing or destroying the stream ends what waits on it with
+///          operation_canceled.
+/// Example: examples/cpp/echo_server.cpp
+class stream : public socket_base {
+public:
+    stream() noexcept = default;
+
+    /// Takes a connected (or connecting), non-blocking socket into service of `on`.
+    /// Fails: when the backend does; `socket` then stays the caller's.
+    static result<stream> adopt(loop& on, fd&& socket) noexcept {
+        auto adopted = attached::adopt(on, std::move(socket));
+        if (!adopted) {
+            return adopted.error();
+        }
+        return stream(std::move(*adopted));
+    }
+
+    /// Two Unix sockets that are connected with each other.
+    static result<stream_pair> pair(loop& on) noexcept;
+
+    /// Bytes in a buffer that the loop lends until the next await: an idle stream holds none.
+    /// Completes: with at least a byte, or with none at the end of the stream.
+    auto receive() noexcept { return detail::receive_awaiter(kernel(), live()); }
+
+    /// Bytes into `buffer`, which stays alive meanwhile; as many as are there, at least one.
+    auto recv(std::span<std::byte> buffer) noexcept { return detail::recv_awaiter(kernel(), live(), buffer); }
+
+    /// Some bytes of `buffer`, which stays alive meanwhile; write_all (stream.hpp) sends all.
+    auto send(std::span<const std::byte> buffer) noexcept {
+        return detail::send_one_awaiter(kernel(), live(), buffer);
+    }
+
+    /// Some bytes of `buffers`, in order, in one system call (IOV_MAX at most).
+    auto send(std::span<const iovec> buffers) noexcept {
+        return detail::send_awaiter(kernel(), live(), buffers);
+    }
+
+    /// send(), now or never: fails with `resource_unavailable_try_again` instead of waiting.
+    result<std::size_t> try_send(std::span<const iovec> buffers) noexcept {
+        return detail::try_now(kernel(), opcode::send, live(), [&](io_op& operation) {
+            operation.parts = buffers.data();
+            operation.part_count = detail::count_of(buffers);
+        });
+    }
+
+    /// Some of the `count` bytes at `offset` of the regular file `file`, which stays open meanwhile; the
+    /// kernel moves them. send_file (stream.hpp) sends all.
+    /// Completes: with the bytes sent; with none at the file's end.
+    /// Fails:     as send does, or as sendfile(2) for what is no file.
+    auto sendfile(int file, std::int64_t offset, std::size_t count) noexcept {
+        return detail::sendfile_awaiter(kernel(), live(), file, offset, count);
+    }
+
+    /// Ends one direction: after `write` the peer finds the end of the stream, and we can still read.
+    result<void> shutdown(direction toward) noexcept {
+        return shutdown(toward == direction::write ? SHUT_WR : SHUT_RD);
+    }
+
+    /// Ends writing, reading, or both (SHUT_WR, SHUT_RD, SHUT_RDWR).
+    result<void> shutdown(int how) noexcept {
+        const int number = live();
+        if (number >= 0 && kernel().shut_down(number, how)) {
+            return {};
+        }
+        return detail::outcome_of(::shutdown(number, how));
+    }
+
+    /// Sends small messages at once, without waiting for the peer to confirm those before (TCP).
+    result<void> set_no_delay(bool on) noexcept { return set_option(IPPROTO_TCP, TCP_NODELAY, on ? 1 : 0); }
+
+    /// Finds out that the peer is gone although nobody sends anything (TCP): asks it after two hours.
+    result<void> set_keep_alive(bool on) noexcept { return set_option(SOL_SOCKET, SO_KEEPALIVE, on ? 1 : 0); }
+
+    /// Asks a silent peer after `idle`, then each `interval`; `probes` without an answer end the stream.
+    result<void> set_keep_alive(std::chrono::seconds idle, std::chrono::seconds interval,
+                                int probes) noexcept {
+#if defined(TCP_KEEPIDLE)
+        constexpr int idle_option = TCP_KEEPIDLE;
+#else
+        constexpr int idle_option = TCP_KEEPALIVE;  // macOS
+#endif
+        const bool done =
+            detail::set_number(live(), IPPROTO_TCP, idle_option, static_cast<int>(idle.count())) &&
+            detail::set_number(live(), IPPROTO_TCP, TCP_KEEPINTVL, static_cast<int>(interval.count())) &&
+            detail::set_number(live(), IPPROTO_TCP, TCP_KEEPCNT, probes) &&
+            detail::set_number(live(), SOL_SOCKET, SO_KEEPALIVE, 1);
+        return done ? std::error_code{} : system_error_code(errno);
+    }
+
+private:
+    explicit stream(attached&& descriptor) noexcept : socket_base(std::move(descriptor)) {}
+};
+
+/// Two ends of one connection.
+struct stream_pair {
+    stream first;
+    stream second;
+};
+
+inline result<stream_pair> stream::pair(loop& on) noexcept {
+    auto made = detail::make_socket_pair(SOCK_STREAM);
+    if (!made) {
+        return system_error_code(errno);
+    }
+    auto first = adopt(on, std::move(made.first));
+    auto second = adopt(on, std::move(made.second));
+    if (!first || !second) {
+        return first ? second.error() : first.error();
+    }
+    return stream_pair{std::move(*first), std::move(*second)};
+}
+
+struct client_options {
+    address local{};        ///< where to connect from; none: the kernel chooses
+    bool no_delay = false;  ///< TCP alone
+};
+
 namespace detail {
 
-/// What every I/O awaitable shares: start, or wait as the leaf of the caller's scope.
-class io_awaiter : protected io_op {
-public:
-    using io_op::io_op;
-
-    bool await_ready() const noexcept { return false; }
-
-    template <task_promise P>
-    bool await_suspend(std::coroutine_handle<P> caller, site where = site::current()) noexcept {
-        note(caller.promise(), name_of(code), where);
-        scope& within = *caller.promise().surroundings().within;
-        if (within.cancelled()) {
-            error = ECANCELED;
-            return false;
-        }
-        waiter = caller;
-        if (owner->start(*this)) {
-            return false;
-        }
-        entered_ = &within;
-        within.enter(*this);
-        return true;
-    }
-
-protected:
-    std::error_code finish() noexcept {
-        if (entered_ != nullptr) {
-            entered_->leave();
-        }
-        return system_error_code(error);
-    }
-
-private:
-    scope* entered_ = nullptr;
-};
-
-class receive_awaiter : public io_awaiter {
-public:
-    receive_awaiter(backend& kernel, int descriptor) noexcept : io_awaiter(kernel, opcode::receive, descriptor) {}
-
-    result<std::span<const std::byte>> await_resume() noexcept {
-        if (const auto failure = finish()) {
-            return failure;
-        }
-        return std::span<const std::byte>(data, size);
-    }
-};
-
-class recv_awaiter : public io_awaiter {
-public:
-    recv_awaiter(backend& kernel, int descriptor, std::span<std::byte> buffer) noexcept
-        : io_awaiter(kernel, opcode::recv, descriptor) {
-        data = buffer.data();
-        size = buffer.size();
-    }
-
-    result<std::size_t> await_resume() noexcept {
-        if (const auto failure = finish()) {
-            return failure;
-        }
-        return size;
-    }
-};
-
-class send_awaiter : public io_awaiter {
-public:
-    send_awaiter(backend& kernel, int descriptor, std::span<const iovec> buffers) noexcept
-        : io_awaiter(kernel, opcode::send, descriptor) {
-        parts = buffers.data();
-        part_count = static_cast<unsigned>(buffers.size() < IOV_MAX ? buffers.size() : IOV_MAX);
-    }
-
-    result<std::size_t> await_resume() noexcept {
-        if (const auto failure = finish()) {
-            return failure;
-        }
-        return size;
-    }
-};
-
-class send_one_awaiter : public send_awaiter {
-public:
-    send_one_awaiter(backend& kernel, int descriptor, std::span<const std::byte> buffer) noexcept
-        : send_awaiter(kernel, descriptor, {&buffer_, 1}),
-          buffer_{const_cast<std::byte*>(buffer.data()), buffer.size()} {}
-
-private:
-    iovec buffer_;
-};
-
-class connect_awaiter : public io_awaiter {
+class connect_awaiter : public io_awaiter<> {
 public:
     connect_awaiter(backend& kernel, int descriptor, const address& peer) noexcept
         : io_awaiter(kernel, opcode::connect, descriptor) {
@@ -120,238 +146,32 @@ public:
     result<void> await_resume() noexcept { return finish(); }
 };
 
-}  // namespace detail
-
-/// A connected stream socket.
-///
-/// Owns:    the descriptor; closing or destroying the stream ends what waits on it with
-///          operation_canceled.
-/// Example: examples/cpp/echo_server.cpp
-class stream {
-public:
-    stream() noexcept = default;
-    stream(stream&& other) noexcept
-        : kernel_(std::exchange(other.kernel_, nullptr)), fd_(std::exchange(other.fd_, -1)), life_(other.life_) {}
-    stream& operator=(stream&& other) noexcept {
-        std::swap(kernel_, other.kernel_);
-        std::swap(fd_, other.fd_);
-        std::swap(life_, other.life_);
-        return *this;
+/// A socket to connect to `peer` with.
+inline result<fd> make_client_socket(const address& peer, const client_options& options) noexcept {
+    fd made = make_socket(peer.family(), SOCK_STREAM);
+    const address& local = options.local;
+    const bool prepared = made &&
+                          (local.size() == 0 || ::bind(made.get(), local.data(), local.size()) == 0) &&
+                          (!options.no_delay || set_number(made.get(), IPPROTO_TCP, TCP_NODELAY, 1));
+    if (!prepared) {
+        return system_error_code(errno);
     }
-    ~stream() { close(); }
-
-    /// Takes a connected (or connecting), non-blocking socket into service of `on`.
-    /// Fails: when the backend does; `socket` then stays the caller's.
-    static result<stream> adopt(loop& on, fd&& socket) noexcept {
-        if (const auto error = on.kernel().attach(socket.get())) {
-            return error;
-        }
-        return stream(on.kernel(), socket.release());
-    }
-
-    explicit operator bool() const noexcept { return fd_ >= 0; }
-    int native_handle() const noexcept { return fd_; }
-
-    /// Bytes in a buffer that the loop lends until the next await: an idle stream holds none.
-    /// Completes: with at least a byte, or with none at the end of the stream.
-    auto receive() noexcept { return detail::receive_awaiter(*kernel_, live()); }
-
-    /// Bytes into `buffer`, which stays alive meanwhile; as many as are there, at least one.
-    auto recv(std::span<std::byte> buffer) noexcept { return detail::recv_awaiter(*kernel_, live(), buffer); }
-
-    /// Some bytes of `buffer`, which stays alive meanwhile; write_all (stream.hpp) sends all.
-    auto send(std::span<const std::byte> buffer) noexcept {
-        return detail::send_one_awaiter(*kernel_, live(), buffer);
-    }
-
-    /// Some bytes of `buffers`, in order, in one system call (IOV_MAX at most).
-    auto send(std::span<const iovec> buffers) noexcept { return detail::send_awaiter(*kernel_, live(), buffers); }
-
-    /// send(), now or never: fails with `resource_unavailable_try_again` instead of waiting.
-    result<std::size_t> try_send(std::span<const iovec> buffers) noexcept {
-        return try_now(opcode::send, [&](io_op& operation) {
-            operation.parts = buffers.data();
-            operation.part_count = static_cast<unsigned>(buffers.size() < IOV_MAX ? buffers.size() : IOV_MAX);
-        });
-    }
-
-    /// Ends writing, reading, or both (SHUT_WR, SHUT_RD, SHUT_RDWR).
-    result<void> shutdown(int how) noexcept {
-        if (kernel_->shut_down(live(), how)) {
-            return {};
-        }
-        return ::shutdown(live(), how) == 0 ? std::error_code{} : system_error_code(errno);
-    }
-
-    result<void> set_option(int level, int name, int value) noexcept {
-        return ::setsockopt(live(), level, name, &value, sizeof value) == 0 ? std::error_code{}
-                                                                          : system_error_code(errno);
-    }
-
-    address local_address() const noexcept { return address_by(::getsockname); }
-    address peer_address() const noexcept { return address_by(::getpeername); }
-
-    void close() noexcept {
-        if (fd_ >= 0 && !is_stale()) {
-            kernel_->close(fd_);
-        }
-        fd_ = -1;
-    }
-
-    /// Gives the descriptor away, out of service; -1 when there is none.
-    [[nodiscard]] int release() noexcept {
-        if (fd_ >= 0 && !is_stale()) {
-            kernel_->release(fd_);
-        }
-        return std::exchange(fd_, -1);
-    }
-
-    /// Whether the descriptor was closed behind our back and its number is another socket's now. Such a
-    /// stream touches nothing: what is asked of it fails with `bad_file_descriptor`.
-    bool is_stale() const noexcept { return fd_ >= 0 && kernel_->life(fd_) != life_; }
-
-private:
-    friend class listener;
-
-    /// The descriptor; -1 when it is closed or stale: then every use fails with EBADF.
-    int live() const noexcept { return is_stale() ? -1 : fd_; }
-
-    stream(backend& kernel, int number) noexcept : kernel_(&kernel), fd_(number), life_(kernel.life(number)) {}
-
-    template <class F>
-    result<std::size_t> try_now(opcode code, F&& describe) noexcept {
-        struct immediate : io_op {
-            using io_op::io_op;
-        } operation(*kernel_, code, live());
-        operation.now_or_never = true;
-        describe(operation);
-        kernel_->start(operation);
-        if (operation.error != 0) {
-            return system_error_code(operation.error);
-        }
-        return operation.size;
-    }
-
-    address address_by(int (*call)(int, sockaddr*, socklen_t*)) const noexcept {
-        address found;
-        socklen_t size = address::capacity();
-        if (call(live(), found.data(), &size) != 0) {
-            return {};
-        }
-        found.resize(size);
-        return found;
-    }
-
-    backend* kernel_ = nullptr;
-    int fd_ = -1;
-    std::uint32_t life_ = 0;
-};
-
-/// What a listener hands out.
-struct accepted {
-    stream socket;
-    address peer;
-};
-
-namespace detail {
-
-class accept_awaiter : public io_awaiter {
-public:
-    accept_awaiter(loop& on, int descriptor) noexcept : io_awaiter(on.kernel(), opcode::accept, descriptor), on_(on) {
-        name = peer_.data();
-        name_size = address::capacity();
-    }
-
-    result<zloop::accepted> await_resume() noexcept {
-        if (const auto failure = finish()) {
-            return failure;
-        }
-        peer_.resize(name_size);
-        auto socket = stream::adopt(on_, zloop::fd(io_op::accepted));
-        if (!socket) {
-            return socket.error();
-        }
-        return zloop::accepted{std::move(*socket), peer_};
-    }
-
-private:
-    loop& on_;
-    address peer_;
-};
+    return made;
+}
 
 }  // namespace detail
-
-struct listen_options {
-    int backlog = SOMAXCONN;
-    bool reuse_address = true;
-    bool reuse_port = false;
-};
-
-/// A listening socket.
-///
-/// Owns: the descriptor, as a stream does.
-class listener {
-public:
-    listener() noexcept = default;
-
-    /// Binds and listens at `where` (a Unix path must not exist yet).
-    static result<listener> bind(loop& on, const address& where, const listen_options& options = {}) noexcept {
-        fd made = detail::make_socket(where.family(), SOCK_STREAM);
-        const int yes = 1;
-        const bool failed =
-            !made ||
-            (options.reuse_address && ::setsockopt(made.get(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) != 0) ||
-            (options.reuse_port && ::setsockopt(made.get(), SOL_SOCKET, SO_REUSEPORT, &yes, sizeof yes) != 0) ||
-            ::bind(made.get(), where.data(), where.size()) != 0 || ::listen(made.get(), options.backlog) != 0;
-        if (failed) {
-            return system_error_code(errno);
-        }
-        return adopt(on, std::move(made));
-    }
-
-    /// Takes a listening, non-blocking socket into service of `on`.
-    /// Fails: when the backend does; `socket` then stays the caller's.
-    static result<listener> adopt(loop& on, fd&& socket) noexcept {
-        auto adopted = stream::adopt(on, std::move(socket));
-        if (!adopted) {
-            return adopted.error();
-        }
-        return listener(on, std::move(*adopted));
-    }
-
-    explicit operator bool() const noexcept { return static_cast<bool>(socket_); }
-    int native_handle() const noexcept { return socket_.native_handle(); }
-    address local_address() const noexcept { return socket_.local_address(); }
-
-    /// The next connection, in service of the listener's loop.
-    ///
-    /// Completes: in order of arrival; at most 64 of them before the rest of the loop has its turn.
-    /// Fails:     EMFILE and the like; the listener stays usable. A connection that was reset while it
-    ///            was queued is passed over.
-    auto accept() noexcept { return detail::accept_awaiter(*on_, socket_.live()); }
-
-    void close() noexcept { socket_.close(); }
-
-    /// Gives the descriptor away, out of service.
-    [[nodiscard]] int release() noexcept { return socket_.release(); }
-
-private:
-    listener(loop& on, stream socket) noexcept : on_(&on), socket_(std::move(socket)) {}
-
-    loop* on_ = nullptr;
-    stream socket_;
-};
 
 /// A connection to `peer`, on the calling task's loop.
 ///
-/// Fails: as connect(2) does, or `operation_canceled`; nothing is left open.
-inline task<result<stream>> connect(address peer) {
+/// Fails: as connect(2) does, or `operation_canceled`; nothing is left open. A Unix listener whose queue
+///        is full is `resource_unavailable_try_again`: the kernel does not tell when there is room.
+inline task<result<stream>> connect(address peer, client_options options = {}) {
     const context here = co_await current_context();
-    fd made = detail::make_socket(peer.family(), SOCK_STREAM);
+    auto made = detail::make_client_socket(peer, options);
     if (!made) {
-        co_return system_error_code(errno);
+        co_return made.error();
     }
-    auto socket = stream::adopt(*here.on, std::move(made));
+    auto socket = stream::adopt(*here.on, std::move(*made));
     if (!socket) {
         co_return socket.error();
     }

@@ -1,6 +1,7 @@
 // zloop/zloop.hpp: all of zloop but its test doubles (testing.hpp, scripted.hpp).
 #pragma once
 
+#include <zloop/attached.hpp>
 #include <zloop/config.hpp>
 
 #include <zloop/address.hpp>
@@ -9,11 +10,14 @@
 #include <zloop/cancel.hpp>
 #include <zloop/channel.hpp>
 #include <zloop/connect.hpp>
+#include <zloop/datagram.hpp>
 #include <zloop/epoll.hpp>
 #include <zloop/error.hpp>
 #include <zloop/fd.hpp>
+#include <zloop/io_awaiter.hpp>
 #include <zloop/job.hpp>
 #include <zloop/kqueue.hpp>
+#include <zloop/listener.hpp>
 #include <zloop/loop.hpp>
 #include <zloop/nursery.hpp>
 #include <zloop/offload.hpp>
@@ -25,6 +29,7 @@
 #include <zloop/site.hpp>
 #include <zloop/sleep.hpp>
 #include <zloop/socket.hpp>
+#include <zloop/socket_base.hpp>
 #include <zloop/stream.hpp>
 #include <zloop/sync.hpp>
 #include <zloop/task.hpp>

@@ -2,6 +2,7 @@
 
 #include <memory>
 
+#include <zloop/listener.hpp>
 #include <zloop/stream.hpp>
 #include <zloop/testing.hpp>
 
@@ -287,4 +288,22 @@ TEST_CASE("a cancelled connect by name leaves no descriptor", "[connect]") {
 
     CHECK(running.take().error() == std::errc::operation_canceled);
     CHECK(open_descriptors() == before);
+}
+
+TEST_CASE("each attempt of a connect by name is made as it was asked for", "[connect]") {
+    const probes::name_server server([](const std::string&, auto& numeric) {
+        numeric = {"::1", "127.0.0.1"};  // what does not fit the local address is passed over
+        return 0;
+    });
+    loop on;
+    auto door = listener::bind(on, address::any()).value();
+    connect_options options;
+    options.socket.local = address::ip("127.0.0.5", 0).value();
+    options.socket.no_delay = true;
+    auto work = [&]() -> task<> {
+        auto socket = (co_await connect("some.example", door.local_address().port(), options)).value();
+        CHECK(socket.local_address().host() == "127.0.0.5");
+        CHECK(socket.get_option(IPPROTO_TCP, TCP_NODELAY).value() == 1);
+    };
+    zloop::run(on, work());
 }

@@ -5,7 +5,10 @@
 #include <thread>
 #include <vector>
 
+#include <sys/mman.h>
+
 #include <zloop/job.hpp>
+#include <zloop/listener.hpp>
 #include <zloop/sleep.hpp>
 #include <zloop/stream.hpp>
 #include <zloop/testing.hpp>
@@ -19,33 +22,18 @@ using namespace support;
 
 namespace {
 
-/// A free place to listen at, of either family.
-struct place {
-    address where = address::loopback();
-    std::string path;
-
-    explicit place(kind family) {
-        if (family == kind::unix_socket) {
-            static int count = 0;
-            // Abstract: no file to remove.
-            path = '\0' + ("zloop-tests-" + std::to_string(::getpid()) + '-' + std::to_string(++count));
-            where = address::local(path).value();
-        }
-    }
-};
-
-task<std::string> receive_text(stream& from) {
-    const auto received = co_await from.receive();
-    co_return received ? text_of(*received) : received.error().message();
+/// An open file with `text` in it and no name.
+fd file_of(std::string_view text) {
+    fd file(::memfd_create("zloop-tests", MFD_CLOEXEC));
+    REQUIRE(::write(file.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size()));
+    return file;
 }
-
-task<result<stream>> connect_to(address where) { co_return co_await connect(where); }
 
 }  // namespace
 
 TEST_CASE("a connection carries bytes both ways", "[socket]") {
     const kind family = GENERATE(kind::tcp, kind::unix_socket);
-    loop on;
+    loop on(each_backend());
     const place at(family);
     auto door = listener::bind(on, at.where).value();
     auto serve = [&]() -> task<> {
@@ -66,24 +54,8 @@ TEST_CASE("a connection carries bytes both ways", "[socket]") {
     CHECK(run(on, ask()) == "echo hello");
 }
 
-TEST_CASE("a listener tells its address and each peer's", "[socket]") {
-    loop on;
-    auto door = listener::bind(on, address::loopback()).value();
-    CHECK(door.local_address().port() != 0);
-    auto work = [&]() -> task<> {
-        auto client = (co_await connect(door.local_address())).value();
-        auto arrived = (co_await door.accept()).value();
-
-        CHECK(arrived.peer == client.local_address());
-        CHECK(arrived.socket.peer_address() == arrived.peer);
-        CHECK(client.peer_address() == door.local_address());
-        CHECK(arrived.socket.local_address() == door.local_address());
-    };
-    run(on, work());
-}
-
 TEST_CASE("IPv6 connections work like IPv4 ones", "[socket]") {
-    loop on;
+    loop on(each_backend());
     auto door = listener::bind(on, address::ip("::1", 0).value());
     if (!door) {
         WARN("no IPv6 here: " << door.error().message());
@@ -97,7 +69,7 @@ TEST_CASE("IPv6 connections work like IPv4 ones", "[socket]") {
 }
 
 TEST_CASE("accepted and connected descriptors are non-blocking and not inherited", "[socket]") {
-    loop on;
+    loop on(each_backend());
     auto door = listener::bind(on, address::loopback()).value();
     auto work = [&]() -> task<> {
         auto client = (co_await connect(door.local_address())).value();
@@ -111,7 +83,7 @@ TEST_CASE("accepted and connected descriptors are non-blocking and not inherited
 }
 
 TEST_CASE("a refused connection fails and leaves nothing open", "[socket]") {
-    loop on;
+    loop on(each_backend());
     address nobody;
     {
         auto door = listener::bind(on, address::loopback()).value();
@@ -150,7 +122,7 @@ struct deaf_listener {
 }  // namespace
 
 TEST_CASE("a cancelled connect ends at once and leaves nothing open", "[socket]") {
-    loop on;
+    loop on(each_backend());
     const deaf_listener deaf;
     const auto before = open_descriptors();
     job<result<stream>> connecting(on, connect_to(deaf.where));
@@ -169,7 +141,7 @@ TEST_CASE("a cancelled connect ends at once and leaves nothing open", "[socket]"
 }
 
 TEST_CASE("a connect in a cancelled scope does not begin", "[socket]") {
-    loop on;
+    loop on(each_backend());
     auto door = listener::bind(on, address::loopback()).value();
     const auto before = open_descriptors();
     job<result<stream>> connecting(on, connect_to(door.local_address()));
@@ -183,194 +155,57 @@ TEST_CASE("a connect in a cancelled scope does not begin", "[socket]") {
     CHECK(!is_readable(door.native_handle()));
 }
 
-TEST_CASE("accepting a burst gives the rest of the loop its turn", "[socket]") {
-    const kind family = GENERATE(kind::tcp, kind::unix_socket);
-    constexpr int burst = 200;
-    loop on;
-    const place at(family);
-    auto door = listener::bind(on, at.where).value();
-    const address where = door.local_address();
-    std::vector<fd> guests;
-    for (int count = 0; count < burst; ++count) {
-        guests.emplace_back(::socket(where.family(), SOCK_STREAM | SOCK_CLOEXEC, 0));
-        REQUIRE(::connect(guests.back().get(), where.data(), where.size()) == 0);
-    }
-    int arrived = 0;
-    auto accepts = [&]() -> task<> {
-        while (arrived < burst) {
-            (co_await door.accept()).value();
-            ++arrived;
-        }
-    };
-    job<> accepting(on, accepts());
+TEST_CASE("a connection comes from the address that was asked for", "[socket]") {
+    loop on(each_backend());
+    auto door = listener::bind(on, address::any()).value();
+    const address where = address::loopback(door.local_address().port());
+    client_options options;
+    options.local = address::ip("127.0.0.3", 0).value();
+    options.no_delay = true;
+    auto work = [&]() -> task<stream> { co_return (co_await connect(where, options)).value(); };
+    stream socket = run(on, work());
 
-    std::vector<int> per_turn;
-    while (!accepting.done()) {
-        const int before = arrived;
-        on.run_once();
-        if (arrived != before) {
-            per_turn.push_back(arrived - before);
-        }
-    }
-
-    CHECK(arrived == burst);
-    CHECK(per_turn == std::vector{64, 64, 64, 8});
+    CHECK(socket.local_address().host() == "127.0.0.3");
+    CHECK(socket.get_option(IPPROTO_TCP, TCP_NODELAY).value() == 1);
 }
 
-TEST_CASE("running out of descriptors fails one accept and not the listener", "[socket]") {
-    loop on;
+TEST_CASE("a connect that cannot begin fails and leaves nothing open", "[socket]") {
+    loop on(each_backend());
     auto door = listener::bind(on, address::loopback()).value();
-    auto work = [&]() -> task<> {
-        auto client = (co_await connect(door.local_address())).value();
-        const probes::failing accept4_fails(probes::accept4, EMFILE);
-        const auto failed = co_await door.accept();
-        CHECK(failed.error() == std::errc::too_many_files_open);
-        (co_await door.accept()).value();
-    };
-    run(on, work());
-}
-
-TEST_CASE("accepting again and again without descriptors starves nobody", "[socket]") {
-    loop on;
-    auto door = listener::bind(on, address::loopback()).value();
-    auto client_work = [&]() -> task<result<stream>> { co_return co_await connect(door.local_address()); };
-    auto client = run(on, client_work()).value();
-    std::optional<probes::failing> no_descriptors;
-    no_descriptors.emplace(probes::accept4, EMFILE, 1'000'000);
-    bool others_run = false;
-    int failures = 0;
-    auto accepts = [&]() -> task<> {
-        while (!(co_await door.accept())) {
-            if (++failures > 10'000) {
-                no_descriptors.reset();
-            }
-        }
-    };
-    auto other = [&]() -> task<> {
-        co_await next_turn();
-        co_await next_turn();
-        others_run = true;
-        no_descriptors.reset();
-    };
-    job<> accepting(on, accepts());
-    job<> running(on, other());
-    while (!accepting.done() || !running.done()) {
-        on.run_once(1s);
-    }
-
-    CHECK(others_run);
-    CHECK(failures < 1'000);
-}
-
-TEST_CASE("a connection that died in the queue is passed over", "[socket]") {
-    loop on;
-    auto door = listener::bind(on, address::loopback()).value();
-    const auto before = probes::accept4.count.load();
-    auto work = [&]() -> task<> {
-        auto client = (co_await connect(door.local_address())).value();
-        const probes::failing accept4_fails(probes::accept4, ECONNABORTED, 2);
-        (co_await door.accept()).value();
-        CHECK(probes::accept4.count == before + 3);
-    };
-    run(on, work());
-}
-
-TEST_CASE("an accepted connection that cannot be taken into service is closed", "[socket]") {
-    loop on;
-    auto door = listener::bind(on, address::loopback()).value();
-    auto work = [&]() -> task<> {
-        auto client = (co_await connect(door.local_address())).value();
-        const auto before = open_descriptors();
-        const probes::failing epoll_ctl_fails(probes::epoll_ctl, ENOSPC);
-        const auto failed = co_await door.accept();
-        CHECK(failed.error() == std::errc::no_space_on_device);
-        CHECK(open_descriptors() == before);
-        const std::string end = co_await receive_text(client);
-        CHECK(end.empty());
-    };
-    run(on, work());
-}
-
-TEST_CASE("closing a listener ends its accept", "[socket]") {
-    loop on;
-    auto door = listener::bind(on, address::loopback()).value();
-    std::error_code outcome;
-    auto accepts = [&]() -> task<> { outcome = (co_await door.accept()).error(); };
-    job<> accepting(on, accepts());
-    on.run_once(0ns);
-
-    door.close();
-    CHECK(!door);
-    while (!accepting.done()) {
-        on.run_once();
-    }
-    CHECK(outcome == std::errc::operation_canceled);
-}
-
-TEST_CASE("a place that is taken, or that is nobody's, cannot be bound", "[socket]") {
-    loop on;
+    const place local(kind::unix_socket);
+    auto named = listener::bind(on, local.where).value();
     const auto before = open_descriptors();
-    {
-        auto door = listener::bind(on, address::loopback()).value();
-        CHECK(listener::bind(on, door.local_address()).error() == std::errc::address_in_use);
-    }
-    CHECK(listener::bind(on, address::ip("192.0.2.1", 0).value()).error() ==
-          std::errc::address_not_available);
-    CHECK(listener::bind(on, address::local("/no/such/directory/socket").value()).error() ==
-          std::errc::no_such_file_or_directory);
+    const auto failure = [&](const address& peer, const client_options& options) {
+        auto work = [](address to, client_options with) -> task<std::error_code> {
+            co_return (co_await connect(to, with)).error();
+        };
+        return run(on, work(peer, options));
+    };
+    client_options taken;
+    taken.local = door.local_address();
+    CHECK(failure(door.local_address(), taken) == std::errc::address_in_use);
+    client_options elsewhere;
+    elsewhere.local = address::ip("192.0.2.1", 0).value();
+    CHECK(failure(door.local_address(), elsewhere) == std::errc::address_not_available);
+    client_options undelayed;
+    undelayed.no_delay = true;
+    CHECK(failure(local.where, undelayed) == std::errc::operation_not_supported);
     CHECK(open_descriptors() == before);
 }
 
-TEST_CASE("two listeners share a port that both ask to share", "[socket]") {
-    loop on;
-    listen_options shared;
-    shared.reuse_port = true;
-    auto first = listener::bind(on, address::loopback(), shared).value();
+TEST_CASE("a Unix listener whose queue is full is an error: nobody would tell of room", "[socket]") {
+    loop on(each_backend());
+    const place at(kind::unix_socket);
+    listen_options options;
+    options.backlog = 0;
+    auto door = listener::bind(on, at.where, options).value();
+    auto first = run(on, connect_to(at.where)).value();
 
-    CHECK(listener::bind(on, first.local_address(), shared));
-}
-
-TEST_CASE("a port can be bound again while old connections linger", "[socket]") {
-    loop on;
-    address where;
-    auto work = [&]() -> task<> {
-        auto door = listener::bind(on, address::loopback()).value();
-        where = door.local_address();
-        auto client = (co_await connect(where)).value();
-        auto server = (co_await door.accept()).value().socket;
-        server.close();  // closes first: TIME_WAIT is ours
-        const std::string end = co_await receive_text(client);
-        CHECK(end.empty());
-    };
-    run(on, work());
-
-    CHECK(listener::bind(on, where));
-}
-
-TEST_CASE("an unnamed Unix listener is given an abstract name", "[socket]") {
-    loop on;
-    auto door = listener::bind(on, address::local("").value()).value();
-
-    CHECK(door.local_address().host().front() == '\0');
-    CHECK(run(on, connect_to(door.local_address())));
-}
-
-TEST_CASE("a Unix socket can live at a path", "[socket]") {
-    char directory[] = "/tmp/zloop-tests-XXXXXX";
-    REQUIRE(::mkdtemp(directory) != nullptr);
-    const std::string path = std::string(directory) + "/socket";
-    {
-        loop on;
-        auto door = listener::bind(on, address::local(path).value()).value();
-        CHECK(door.local_address().host() == path);
-        CHECK(run(on, connect_to(door.local_address())));
-    }
-    ::unlink(path.c_str());
-    ::rmdir(directory);
+    CHECK(run(on, connect_to(at.where)).error() == std::errc::resource_unavailable_try_again);
 }
 
 TEST_CASE("send takes several buffers in order", "[socket]") {
-    loop on;
+    loop on(each_backend());
     connection with(on, GENERATE(kind::tcp, kind::unix_socket));
     const iovec parts[] = {
         {const_cast<char*>("ab"), 2}, {const_cast<char*>(""), 0}, {const_cast<char*>("cde"), 3}};
@@ -380,8 +215,103 @@ TEST_CASE("send takes several buffers in order", "[socket]") {
     CHECK(with.peer_reads() == "abcde");
 }
 
+TEST_CASE("sendfile sends a part of a file", "[socket]") {
+    const kind family = GENERATE(kind::tcp, kind::unix_socket);
+    loop on(each_backend());
+    connection with(on, family);
+    const fd file = file_of("hello, world");
+    const auto send = [&](std::int64_t offset, std::size_t count) {
+        return run(on, perform([&] { return with.socket.sendfile(file.get(), offset, count); }));
+    };
+    CHECK(send(7, 3).value() == 3);
+    CHECK(with.peer_reads() == "wor");
+    CHECK(send(10, 100).value() == 2);  // the file ends
+    CHECK(with.peer_reads() == "ld");
+    CHECK(send(12, 100).value() == 0);
+    CHECK(send(0, 0).value() == 0);
+    CHECK(::lseek(file.get(), 0, SEEK_CUR) == 12);  // its own position is not touched
+}
+
+TEST_CASE("sendfile of what is no file, or to a peer that is gone, fails", "[socket]") {
+    loop on(each_backend());
+    connection with(on, GENERATE(kind::tcp, kind::unix_socket));
+    const fd file = file_of("text");
+    const auto send = [&](int from) {
+        return run(on, perform([&] { return with.socket.sendfile(from, 0, 4); })).error();
+    };
+    CHECK(send(-1) == std::errc::bad_file_descriptor);
+    CHECK(send(with.peer.get()));
+    CHECK(with.socket.shutdown(direction::write));
+    CHECK(send(file.get()) == std::errc::broken_pipe);
+}
+
+TEST_CASE("sendfile waits until the peer has read", "[socket]") {
+    const kind family = GENERATE(kind::tcp, kind::unix_socket);
+    loop on(each_backend());
+    connection with(on, family);
+    const fd file = file_of("late");
+    fill(with.socket);
+    job<result<std::size_t>> sending(on, perform([&] { return with.socket.sendfile(file.get(), 0, 4); }));
+    turn(on, 3);
+    CHECK(!sending.done());
+
+    CHECK(turn_until(on, [&] {
+        with.peer_drains();
+        return sending.done();
+    }));
+    CHECK(sending.take().value() == 4);
+}
+
+TEST_CASE("a pair is connected with itself", "[socket]") {
+    loop on(each_backend());
+    const auto before = open_descriptors();
+    {
+        auto both = stream::pair(on).value();
+        CHECK(run(on, send_some(both.first, "there")).value() == 5);
+        CHECK(run(on, receive_text(both.second)) == "there");
+        CHECK(run(on, send_some(both.second, "back")).value() == 4);
+        CHECK(run(on, receive_text(both.first)) == "back");
+    }
+    CHECK(open_descriptors() == before);
+}
+
+TEST_CASE("much data goes both ways through one socket at the same time", "[socket]") {
+    const kind family = GENERATE(kind::tcp, kind::unix_socket);
+    constexpr std::size_t size = 3 << 20;
+    loop on(each_backend());
+    const place at(family);
+    auto door = listener::bind(on, at.where).value();
+    const auto text_from = [](char first) {
+        std::string text(size, '\0');
+        for (std::size_t index = 0; index < size; ++index) {
+            text[index] = static_cast<char>(first + static_cast<char>(index % 23));
+        }
+        return text;
+    };
+    const std::string up = text_from('a'), down = text_from('A');
+    auto writes = [](stream& to, const std::string& text) -> task<> {
+        (co_await write_all(to, bytes_of(text))).value();
+    };
+    auto reads = [](stream& from, std::string& text) -> task<> {
+        (co_await read_exactly(from, std::as_writable_bytes(std::span(text)))).value();
+    };
+    auto client = [&]() -> task<stream> { co_return (co_await connect(door.local_address())).value(); };
+    auto server = [&]() -> task<stream> { co_return (co_await door.accept()).value().socket; };
+    job<stream> connecting(on, client()), accepting(on, server());
+    stream ours = finish(on, connecting), theirs = finish(on, accepting);
+    std::string got_up(size, '\0'), got_down(size, '\0');
+    job<> one(on, writes(ours, up)), two(on, reads(ours, got_down));
+    job<> three(on, writes(theirs, down)), four(on, reads(theirs, got_up));
+    for (job<>* each : {&one, &two, &three, &four}) {
+        finish(on, *each);
+    }
+
+    CHECK((got_up == up));
+    CHECK((got_down == down));
+}
+
 TEST_CASE("a stream reads and writes at the same time", "[socket]") {
-    loop on;
+    loop on(each_backend());
     connection with(on, kind::tcp);
     std::string read;
     auto reads = [&]() -> task<> { read = co_await receive_text(with.socket); };
@@ -397,76 +327,61 @@ TEST_CASE("a stream reads and writes at the same time", "[socket]") {
 }
 
 TEST_CASE("shutdown of writing is the end for the peer, and no more", "[socket]") {
-    loop on;
+    loop on(each_backend());
     connection with(on, GENERATE(kind::tcp, kind::unix_socket));
 
-    CHECK(with.socket.shutdown(SHUT_WR));
+    CHECK(with.socket.shutdown(direction::write));
     CHECK(with.peer_reads().empty());
     with.sends("still");
     CHECK(run(on, receive_text(with.socket)) == "still");
+    CHECK(run(on, send_some(with.socket, "x")).error() == std::errc::broken_pipe);
 }
 
-TEST_CASE("options are set, and a wrong one is an error", "[socket]") {
-    loop on;
+TEST_CASE("shutdown of reading ends a read that waits, and no more", "[socket]") {
+    loop on(each_backend());
+    connection with(on, GENERATE(kind::tcp, kind::unix_socket));
+    job<std::string> reading(on, receive_text(with.socket));
+    turn(on, 2);
+
+    CHECK(with.socket.shutdown(direction::read));
+
+    CHECK(finish(on, reading).empty());
+    CHECK(run(on, send_some(with.socket, "still")).value() == 5);
+    CHECK(with.peer_reads() == "still");
+}
+
+TEST_CASE("shutdown of both directions ends both", "[socket]") {
+    loop on(each_backend());
+    connection with(on, GENERATE(kind::tcp, kind::unix_socket));
+
+    CHECK(with.socket.shutdown(SHUT_RDWR));
+    CHECK(run(on, receive_text(with.socket)).empty());
+    CHECK(with.peer_reads().empty());
+    with.socket.close();
+    CHECK(with.socket.shutdown(direction::write).error() == std::errc::bad_file_descriptor);
+}
+
+TEST_CASE("the options of TCP are set by name", "[socket]") {
+    loop on(each_backend());
     connection with(on, kind::tcp);
 
-    CHECK(with.socket.set_option(IPPROTO_TCP, TCP_NODELAY, 1));
-    CHECK(with.socket.set_option(SOL_SOCKET, 9999, 1).error() == std::errc::no_protocol_option);
-}
+    CHECK(with.socket.set_no_delay(true));
+    CHECK(with.socket.get_option(IPPROTO_TCP, TCP_NODELAY).value() == 1);
+    CHECK(with.socket.set_no_delay(false));
+    CHECK(with.socket.get_option(IPPROTO_TCP, TCP_NODELAY).value() == 0);
+    CHECK(with.socket.set_keep_alive(true));
+    CHECK(with.socket.get_option(SOL_SOCKET, SO_KEEPALIVE).value() == 1);
+    CHECK(with.socket.set_keep_alive(false));
+    CHECK(with.socket.get_option(SOL_SOCKET, SO_KEEPALIVE).value() == 0);
+    CHECK(with.socket.set_keep_alive(60s, 10s, 3));
+    CHECK(with.socket.get_option(SOL_SOCKET, SO_KEEPALIVE).value() == 1);
+    CHECK(with.socket.get_option(IPPROTO_TCP, TCP_KEEPIDLE).value() == 60);
+    CHECK(with.socket.get_option(IPPROTO_TCP, TCP_KEEPINTVL).value() == 10);
+    CHECK(with.socket.get_option(IPPROTO_TCP, TCP_KEEPCNT).value() == 3);
 
-TEST_CASE("moving a stream moves its descriptor, and closes at the end", "[socket]") {
-    loop on;
-    connection with(on, kind::unix_socket);
-    const auto before = open_descriptors();
-    {
-        stream first = std::move(with.socket);
-        CHECK(!with.socket);
-        stream second;
-        CHECK(!second);
-        second = std::move(first);
-        CHECK(second);
-        const stream third = std::move(second);
-        CHECK(third.native_handle() >= 0);
-    }
-    CHECK(open_descriptors() == before - 1);
-    CHECK(with.peer_reads().empty());
-}
-
-TEST_CASE("a stream whose number is another's now touches nothing of it", "[socket]") {
-    loop on;
-    connection former(on, kind::unix_socket);
-    const int number = former.socket.native_handle();
-    job<std::string> reading(on, receive_text(former.socket));
-    on.run_once(0ns);
-    REQUIRE(::close(number) == 0);  // behind its back
-    connection fresh(on, kind::unix_socket);
-    REQUIRE(fresh.socket.native_handle() == number);
-    fresh.sends("not for you");
-
-    while (!reading.done()) {
-        on.run_once();
-    }
-    CHECK(reading.take() == system_error_code(ECANCELED).message());
-    CHECK(former.socket.is_stale());
-    CHECK(!fresh.socket.is_stale());
-    CHECK(run(on, receive_text(former.socket)) == system_error_code(EBADF).message());
-    auto writes = [&]() -> task<result<std::size_t>> { co_return co_await former.socket.send(bytes_of("x")); };
-    CHECK(run(on, writes()).error() == std::errc::bad_file_descriptor);
-    CHECK(former.socket.shutdown(SHUT_RDWR).error() == std::errc::bad_file_descriptor);
-    CHECK(former.socket.local_address() == address());
-    former.socket.close();
-
-    CHECK(run(on, receive_text(fresh.socket)) == "not for you");
-}
-
-TEST_CASE("a socket that the backend refuses stays its owner's", "[socket]") {
-    loop on;
-    fd file(::open("/proc/self/exe", O_RDONLY | O_CLOEXEC));
-
-    CHECK(stream::adopt(on, std::move(file)).error() == std::errc::operation_not_permitted);
-    CHECK(file);
-    CHECK(listener::adopt(on, std::move(file)).error() == std::errc::operation_not_permitted);
-    CHECK(::fcntl(file.get(), F_GETFD) >= 0);
+    CHECK(with.socket.set_keep_alive(0s, 10s, 3).error() == std::errc::invalid_argument);
+    connection local(on, kind::unix_socket);
+    CHECK(local.socket.set_no_delay(true).error() == std::errc::operation_not_supported);
 }
 
 TEST_CASE("a stream whose reading task is cancelled by the loop's end is closed", "[socket]") {
@@ -474,7 +389,7 @@ TEST_CASE("a stream whose reading task is cancelled by the loop's end is closed"
     std::error_code outcome;
     auto serve = [&](stream socket) -> task<> { outcome = (co_await socket.receive()).error(); };
     {
-        loop on;
+        loop on(each_backend());
         connection with(on, GENERATE(kind::tcp, kind::unix_socket));
         spawn(on, serve(std::move(with.socket)));
         on.run_once(0ns);
@@ -484,7 +399,7 @@ TEST_CASE("a stream whose reading task is cancelled by the loop's end is closed"
 }
 
 TEST_CASE("an idle stream holds no buffer: every loan is the loop's", "[socket]") {
-    loop on;
+    loop on(std::make_unique<epoll_backend>());
     connection first(on, kind::unix_socket), second(on, kind::unix_socket);
     first.sends("one");
     second.sends("two");
@@ -494,4 +409,294 @@ TEST_CASE("an idle stream holds no buffer: every loan is the loop's", "[socket]"
 
     const void* const lent = run(on, where(first.socket));
     CHECK(run(on, where(second.socket)) == lent);
+}
+
+TEST_CASE("bytes behind a message with descriptors arrive although its read was short", "[socket]") {
+    loop on(each_backend());
+    connection with(on, kind::unix_socket);
+    char byte = 'a';
+    iovec part{&byte, 1};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))]{};
+    msghdr message{};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    cmsghdr* const header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int));
+    const int sent = with.peer.get();
+    std::memcpy(CMSG_DATA(header), &sent, sizeof sent);
+    REQUIRE(::sendmsg(with.peer.get(), &message, 0) == 1);
+    with.sends("b");
+
+    job<std::string> first(on, receive_text(with.socket));
+    CHECK(finish(on, first) == "a");
+    job<std::string> second(on, receive_text(with.socket));
+    CHECK(finish(on, second) == "b");
+}
+
+TEST_CASE("bytes behind urgent data arrive although the read before it was short", "[socket]") {
+    loop on(each_backend());
+    connection with(on, kind::tcp);
+    with.sends("a");
+    with.sends("!", MSG_OOB);
+    with.sends("b");
+
+    job<std::string> first(on, receive_text(with.socket));
+    CHECK(finish(on, first) == "a");
+    job<std::string> second(on, receive_text(with.socket));
+    CHECK(finish(on, second) == "b");
+}
+
+TEST_CASE("the end of the stream arrives behind the last bytes", "[socket]") {
+    const kind family = GENERATE(kind::tcp, kind::unix_socket);
+    const bool at_once = GENERATE(true, false);
+    loop on(each_backend());
+    connection with(on, family);
+    std::vector<std::string> seen;
+    auto work = [&]() -> task<> {
+        do {
+            seen.push_back(co_await receive_text(with.socket));
+        } while (!seen.back().empty());
+        seen.push_back(co_await receive_text(with.socket));  // the end stays the end
+    };
+    job<> running(on, work());
+    with.sends("last");
+    if (!at_once) {
+        CHECK(turn_until(on, [&] { return !seen.empty(); }));
+    }
+    SECTION("the peer shuts down writing") { CHECK(::shutdown(with.peer.get(), SHUT_WR) == 0); }
+    SECTION("the peer closes") { with.peer.reset(); }
+    finish(on, running);
+
+    CHECK(seen == std::vector<std::string>{"last", "", ""});
+}
+
+TEST_CASE("a half-closed peer can still be written to", "[socket]") {
+    const kind family = GENERATE(kind::tcp, kind::unix_socket);
+    loop on(each_backend());
+    connection with(on, family);
+    CHECK(::shutdown(with.peer.get(), SHUT_WR) == 0);
+    job<std::string> reading(on, receive_text(with.socket));
+    CHECK(finish(on, reading).empty());
+
+    CHECK(run(on, send_some(with.socket, "still here")).value() == 10);
+    CHECK(with.peer_reads() == "still here");
+}
+
+TEST_CASE("a reset ends a parked read with its error", "[socket]") {
+    loop on(each_backend());
+    connection with(on, kind::tcp);
+    job<std::string> reading(on, receive_text(with.socket));
+    on.run_once(0ns);
+    const linger reset{1, 0};
+    CHECK(::setsockopt(with.peer.get(), SOL_SOCKET, SO_LINGER, &reset, sizeof reset) == 0);
+    with.peer.reset();
+
+    CHECK(finish(on, reading) == message(std::errc::connection_reset));
+}
+
+TEST_CASE("a send that does not fit waits until the peer has read", "[socket]") {
+    const kind family = GENERATE(kind::tcp, kind::unix_socket);
+    loop on(each_backend());
+    connection with(on, family);
+    fill(with.socket);
+    job<result<std::size_t>> sending(on, send_some(with.socket, "late"));
+    on.run_once(0ns);
+    on.run_once(0ns);
+    CHECK(!sending.done());
+
+    CHECK(turn_until(on, [&] {
+        with.peer_drains();
+        return sending.done();
+    }));
+    CHECK(sending.take().value() == 4);
+}
+
+TEST_CASE("everything that write_all sends arrives through partial sends", "[socket]") {
+    const kind family = GENERATE(kind::tcp, kind::unix_socket);
+    loop on(each_backend());
+    connection with(on, family);
+    std::string sent(4 << 20, '\0');
+    for (std::size_t index = 0; index < sent.size(); ++index) {
+        sent[index] = static_cast<char>(index * 31 / 7);
+    }
+    std::string received;
+    std::thread peer([&] {
+        for (std::string part = with.peer_reads(100'000); !part.empty(); part = with.peer_reads(100'000)) {
+            received += part;
+        }
+    });
+    CHECK(run(on, write_all(with.socket, bytes_of(sent))));
+    CHECK(with.socket.shutdown(SHUT_WR));
+    peer.join();
+
+    CHECK((received == sent));
+}
+
+TEST_CASE("a send to a peer that is gone fails and raises no signal", "[socket]") {
+    const kind family = GENERATE(kind::tcp, kind::unix_socket);
+    loop on(each_backend());
+    connection with(on, family);
+    fill(with.socket);
+    job<result<std::size_t>> sending(on, send_some(with.socket, "late"));
+    on.run_once(0ns);
+    with.peer.reset();
+
+    const auto error = finish(on, sending).error();
+    CHECK((error == std::errc::broken_pipe || error == std::errc::connection_reset));
+    CHECK(run(on, send_some(with.socket, "later")).error() == std::errc::broken_pipe);
+}
+
+TEST_CASE("try_send fails instead of waiting", "[socket]") {
+    loop on(each_backend());
+    connection with(on, kind::unix_socket);
+    std::vector<iovec> parts(IOV_MAX + 10, iovec{const_cast<char*>("x"), 1});
+    CHECK(with.socket.try_send(parts).value() == IOV_MAX);
+
+    fill(with.socket);
+    job<result<std::size_t>> sending(on, send_some(with.socket, "late"));
+    on.run_once(0ns);
+    with.peer_drains();
+    CHECK(with.socket.try_send(parts).error() == std::errc::resource_unavailable_try_again);  // not past it
+    CHECK(finish(on, sending).value() == 4);
+    CHECK(with.peer_reads() == "late");
+}
+
+TEST_CASE("a cancelled read ends at once and the stream stays usable", "[socket]") {
+    const kind family = GENERATE(kind::tcp, kind::unix_socket);
+    loop on(each_backend());
+    connection with(on, family);
+    job<std::string> reading(on, receive_text(with.socket));
+    on.run_once(0ns);
+
+    reading.cancel();
+    CHECK(finish(on, reading) == message(std::errc::operation_canceled));
+
+    with.sends("later");
+    job<std::string> again(on, receive_text(with.socket));
+    CHECK(finish(on, again) == "later");
+}
+
+TEST_CASE("a read that is cancelled when its bytes are there has them, or leaves them to the next",
+          "[socket]") {
+    const kind family = GENERATE(kind::tcp, kind::unix_socket);
+    loop on(each_backend());
+    connection with(on, family);
+    job<std::string> reading(on, receive_text(with.socket));
+    turn(on, 2);
+    with.sends("kept");
+    queue_events(on);
+    reading.cancel();
+    const std::string outcome = finish(on, reading);
+
+    if (outcome == message(std::errc::operation_canceled)) {
+        CHECK(run(on, receive_text(with.socket)) == "kept");
+    } else {
+        CHECK(outcome == "kept");
+    }
+}
+
+TEST_CASE("what is asked of a stream in a cancelled scope does not begin", "[socket]") {
+    loop on(each_backend());
+    connection with(on, kind::tcp);
+    with.sends("kept");
+    const fd file = file_of("text");
+    const auto check = [&](auto start) {
+        job waiting(on, perform(start));
+        waiting.cancel();
+        CHECK(finish(on, waiting).error() == std::errc::operation_canceled);
+    };
+    std::string buffer(10, '\0');
+    check([&] { return with.socket.receive(); });
+    check([&] { return with.socket.recv(std::as_writable_bytes(std::span(buffer))); });
+    check([&] { return with.socket.send(bytes_of("x")); });
+    check([&] { return with.socket.sendfile(file.get(), 0, 4); });
+
+    CHECK(!is_readable(with.peer.get()));
+    CHECK(run(on, receive_text(with.socket)) == "kept");
+}
+
+TEST_CASE("a send that is cancelled ends at once, and is not sent later", "[socket]") {
+    const kind family = GENERATE(kind::tcp, kind::unix_socket);
+    loop on(each_backend());
+    connection with(on, family);
+    fill(with.socket);
+    const fd file = file_of("late");
+    const auto check = [&](auto start) {
+        job waiting(on, perform(start));
+        turn(on, 2);
+        REQUIRE(!waiting.done());
+        waiting.cancel();
+        CHECK(finish(on, waiting).error() == std::errc::operation_canceled);
+    };
+    check([&] { return with.socket.send(bytes_of("late")); });
+    check([&] { return with.socket.sendfile(file.get(), 0, 4); });
+
+    CHECK(with.socket.shutdown(direction::write));
+    std::string all;
+    for (std::string part = with.peer_reads(1 << 20); !part.empty(); part = with.peer_reads(1 << 20)) {
+        all += part;
+    }
+    CHECK(all.find_first_not_of('f') == std::string::npos);
+}
+
+TEST_CASE("closing a stream ends what waits on it, in both directions", "[socket]") {
+    const kind family = GENERATE(kind::tcp, kind::unix_socket);
+    loop on(each_backend());
+    connection with(on, family);
+    fill(with.socket);
+    job<std::string> reading(on, receive_text(with.socket));
+    job<result<std::size_t>> sending(on, send_some(with.socket, "late"));
+    on.run_once(0ns);
+
+    with.socket.close();
+    CHECK(!reading.done());  // never inline
+
+    CHECK(finish(on, reading) == message(std::errc::operation_canceled));
+    CHECK(finish(on, sending).error() == std::errc::operation_canceled);
+}
+
+TEST_CASE("a stream that was closed by another task fails with bad_file_descriptor", "[socket]") {
+    loop on(each_backend());
+    connection with(on, kind::unix_socket);
+    with.socket.close();
+    with.socket.close();
+
+    CHECK(run(on, receive_text(with.socket)) == message(std::errc::bad_file_descriptor));
+    CHECK(run(on, send_some(with.socket, "x")).error() == std::errc::bad_file_descriptor);
+    const iovec part{const_cast<char*>("x"), 1};
+    CHECK(with.socket.try_send({&part, 1}).error() == std::errc::bad_file_descriptor);
+}
+
+TEST_CASE("a second operation in one direction is refused, the first goes on", "[socket]") {
+    loop on(each_backend());
+    connection with(on, kind::unix_socket);
+    job<std::string> first(on, receive_text(with.socket));
+    on.run_once(0ns);
+
+    CHECK(run(on, receive_text(with.socket)) == message(std::errc::device_or_resource_busy));
+    CHECK(run(on, send_some(with.socket, "beside")).value() == 6);
+
+    with.sends("text");
+    CHECK(finish(on, first) == "text");
+}
+
+TEST_CASE("a released stream is the caller's, and out of service", "[socket]") {
+    loop on(each_backend());
+    connection with(on, kind::unix_socket);
+    job<std::string> reading(on, receive_text(with.socket));
+    on.run_once(0ns);
+
+    const fd taken(with.socket.release());
+
+    CHECK(!with.socket);
+    CHECK(finish(on, reading) == message(std::errc::operation_canceled));
+    with.sends("x");
+    CHECK(!is_readable(on.kernel().native_handle()));
+    stream again = stream::adopt(on, fd(::dup(taken.get()))).value();
+    job<std::string> more(on, receive_text(again));
+    CHECK(finish(on, more) == "x");
 }

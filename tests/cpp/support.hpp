@@ -19,6 +19,7 @@
 #include <zloop/kqueue.hpp>
 #include <zloop/loop.hpp>
 #include <zloop/socket.hpp>
+#include <zloop/stream.hpp>
 
 namespace support {
 
@@ -74,6 +75,12 @@ inline void queue_events(zloop::loop& on) {
     on.kernel().collect();
 }
 
+/// Awaits what `start` begins: `run(on, perform([&] { return socket.recv(buffer); }))`.
+template <class F>
+auto perform(F start) -> zloop::task<decltype(start().await_resume())> {
+    co_return co_await start();
+}
+
 /// Turns until `running` is done; what it came to.
 template <class T>
 T finish(zloop::loop& on, zloop::job<T>& running) {
@@ -86,6 +93,19 @@ T finish(zloop::loop& on, zloop::job<T>& running) {
         }
     }
     return running.take();
+}
+
+/// Turns until `condition`, in at most a second.
+template <class F>
+bool turn_until(zloop::loop& on, F&& condition) {
+    const auto end = std::chrono::steady_clock::now() + 1s;
+    while (!condition()) {
+        if (std::chrono::steady_clock::now() > end) {
+            return false;
+        }
+        on.run_once(10ms);
+    }
+    return true;
 }
 
 /// An op that calls a function.
@@ -201,6 +221,17 @@ struct connection {
         }
     }
 
+    /// The peer reads whatever is there; how much it was.
+    std::size_t peer_drains() {
+        std::string block(1 << 20, '\0');
+        std::size_t total = 0;
+        ssize_t count;
+        while ((count = ::recv(peer.get(), block.data(), block.size(), MSG_DONTWAIT)) > 0) {
+            total += static_cast<std::size_t>(count);
+        }
+        return total;
+    }
+
     /// What the peer gets when it reads once.
     std::string peer_reads(std::size_t most = 4096) {
         std::string text(most, '\0');
@@ -209,5 +240,54 @@ struct connection {
         return text;
     }
 };
+
+/// A free place to listen at, of either family.
+struct place {
+    zloop::address where = zloop::address::loopback();
+    std::string path;
+
+    explicit place(kind family) {
+        if (family == kind::unix_socket) {
+            static int count = 0;
+            // Abstract: no file to remove.
+            path = '\0' + ("zloop-tests-" + std::to_string(::getpid()) + '-' + std::to_string(++count));
+            where = zloop::address::local(path).value();
+        }
+    }
+};
+
+/// One receive: the bytes, or the error's message.
+inline zloop::task<std::string> receive_text(zloop::stream& from) {
+    const auto received = co_await from.receive();
+    co_return received ? text_of(*received) : received.error().message();
+}
+
+/// One read into a buffer of `most` bytes.
+inline zloop::task<std::string> recv_text(zloop::stream& from, std::size_t most) {
+    std::string text(most, '\0');
+    const auto [error, count] = co_await from.recv(std::as_writable_bytes(std::span(text)));
+    co_return error ? error.message() : text.substr(0, count);
+}
+
+inline zloop::task<zloop::result<std::size_t>> send_some(zloop::stream& to, std::string_view text) {
+    co_return co_await to.send(zloop::bytes_of(text));
+}
+
+inline zloop::task<zloop::result<zloop::stream>> connect_to(zloop::address where) {
+    co_return co_await zloop::connect(where);
+}
+
+inline std::string message(std::errc code) { return zloop::system_error_code(static_cast<int>(code)).message(); }
+
+/// Fills the send buffers of `socket`, so that the next send waits.
+inline void fill(zloop::stream& socket) {
+    const std::string block(64 * 1024, 'f');
+    const iovec part{const_cast<char*>(block.data()), block.size()};
+    zloop::result<std::size_t> sent(0);
+    for (int round = 0; round < 2'000 && sent; ++round) {
+        sent = socket.try_send({&part, 1});
+    }
+    CHECK(sent.error() == std::errc::resource_unavailable_try_again);
+}
 
 }  // namespace support

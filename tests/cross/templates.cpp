@@ -52,6 +52,25 @@ task<result<std::size_t>> talk(address where) {
     co_return co_await socket->recv(buffer);
 }
 
+task<> exchange(loop& on) {
+    auto socket = datagram_socket::bind(on, address::loopback()).value();
+    static_cast<void>(socket.join(address::ip("239.1.2.3", 0).value()));
+    std::byte room[100];
+    const std::span<std::byte> buffer(room);
+    datagram items[1];
+    items[0].bytes = buffer;
+    const std::span<datagram> batch(items);
+    static_cast<void>(co_await socket.send_to(buffer, socket.local_address()));
+    static_cast<void>(co_await socket.receive());
+    static_cast<void>(co_await socket.receive_from(buffer));
+    static_cast<void>(co_await socket.send_batch(batch));
+    static_cast<void>(co_await socket.receive_batch(batch));
+    static_cast<void>(socket.disconnect());
+    auto both = stream::pair(on).value();
+    static_cast<void>(both.first.set_keep_alive(1min, 10s, 3));
+    static_cast<void>(co_await both.first.sendfile(0, 0, 100));
+}
+
 task<> together() {
     const auto here = co_await current_context();
     auto one = number(1);
@@ -68,6 +87,7 @@ task<> together() {
     auto talking = talk(door.local_address());
     static_cast<void>(co_await std::move(talking));
     co_await server.join();
+    co_await exchange(*here.on);
     static_cast<void>(co_await wait_readable(0));
     static_cast<void>(co_await sleep_for(1ms));
 }

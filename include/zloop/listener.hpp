@@ -1,0 +1,99 @@
+// zloop/listener.hpp: where connections arrive, over TCP and Unix sockets.
+//
+// A listener owns its descriptor, as a stream does. A Unix path is the user's: bind() neither removes
+// one that a dead program has left (nobody can tell it from a live one's without a race), nor the own
+// one at the end. An abstract name (address::local) leaves nothing behind.
+#pragma once
+
+#include <zloop/socket.hpp>
+
+namespace zloop {
+
+/// What a listener hands out.
+struct accepted {
+    stream socket;
+    address peer;
+};
+
+namespace detail {
+
+class accept_awaiter : public io_awaiter<> {
+public:
+    accept_awaiter(loop& on, int descriptor) noexcept
+        : io_awaiter(on.kernel(), opcode::accept, descriptor), on_(on) {
+        name = peer_.data();
+        name_size = address::capacity();
+    }
+
+    result<zloop::accepted> await_resume() noexcept {
+        if (const auto failure = finish()) {
+            return failure;
+        }
+        peer_.resize(name_size);
+        auto socket = stream::adopt(on_, zloop::fd(io_op::accepted));
+        if (!socket) {
+            return socket.error();
+        }
+        return zloop::accepted{std::move(*socket), peer_};
+    }
+
+private:
+    loop& on_;
+    address peer_;
+};
+
+}  // namespace detail
+
+struct listen_options {
+    int backlog = SOMAXCONN;
+    bool reuse_address = true;
+    bool reuse_port = false;
+    bool only_v6 = false;  ///< an IPv6 listener takes no IPv4 peers (as ::ffff:127.0.0.1), on any system
+};
+
+/// A listening socket.
+///
+/// Owns: the descriptor, as a stream does.
+class listener : public socket_base {
+public:
+    listener() noexcept = default;
+
+    /// Binds and listens at `where` (a Unix path must not exist yet).
+    static result<listener> bind(loop& on, const address& where,
+                                 const listen_options& options = {}) noexcept {
+        fd made = detail::make_socket(where.family(), SOCK_STREAM);
+        const bool bound = made &&
+                           detail::prepare_to_bind(made.get(), where.family(), options.reuse_address,
+                                                   options.reuse_port, options.only_v6) &&
+                           ::bind(made.get(), where.data(), where.size()) == 0 &&
+                           ::listen(made.get(), options.backlog) == 0;
+        if (!bound) {
+            return system_error_code(errno);
+        }
+        return adopt(on, std::move(made));
+    }
+
+    /// Takes a listening, non-blocking socket into service of `on`.
+    /// Fails: when the backend does; `socket` then stays the caller's.
+    static result<listener> adopt(loop& on, fd&& socket) noexcept {
+        auto adopted = attached::adopt(on, std::move(socket));
+        if (!adopted) {
+            return adopted.error();
+        }
+        return listener(on, std::move(*adopted));
+    }
+
+    /// The next connection, in service of the listener's loop.
+    ///
+    /// Completes: in order of arrival; at most 64 of them before the rest of the loop has its turn.
+    /// Fails:     EMFILE and the like; the listener stays usable. A connection that was reset while it
+    ///            was queued is passed over.
+    auto accept() noexcept { return detail::accept_awaiter(*on_, live()); }
+
+private:
+    listener(loop& on, attached&& descriptor) noexcept : socket_base(std::move(descriptor)), on_(&on) {}
+
+    loop* on_ = nullptr;
+};
+
+}  // namespace zloop
