@@ -42,6 +42,10 @@ amalgamate:  ## one header of all: build/amalgamated/zloop.hpp, and zloop_testin
 	@rm -rf build/amalgamated
 	@$(PYTHON) tools/amalgamate build/amalgamated
 
+.PHONY: compilers
+compilers: $(venv)/requirements  ## the C++ tests with every compiler that is here, at every level
+	tools/test-compilers
+
 .PHONY: bench
 bench: $(bench)/zloop  ## zloop beside its peers and a raw epoll server: about 40 minutes
 	$(bench)/bin/python bench/run.py --json build/bench/run.json --png build/bench/run.png
