@@ -5,10 +5,10 @@
 // that it takes.
 #pragma once
 
-#include <optional>
 #include <stop_token>
 
 #include <zloop/error.hpp>
+#include <zloop/job.hpp>
 #include <zloop/task.hpp>
 
 namespace zloop {
@@ -190,6 +190,11 @@ task<T> with_stop(std::stop_token token, task<T> work) {
     }
     co_await relay.retire();
     co_return work.take();
+}
+
+/// spawn (job.hpp) of what `token`'s source can stop.
+inline void spawn(loop& on, task<void> work, std::stop_token token) {
+    spawn(on, with_stop(std::move(token), std::move(work)));
 }
 
 }  // namespace zloop
