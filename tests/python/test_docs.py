@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -69,7 +70,7 @@ def test_every_cpp_program_of_the_pages_compiles_and_runs(program: str, tmp_path
     source, binary = tmp_path / "program.cpp", tmp_path / "program"
     source.write_text(program)
     compiler = [
-        os.environ.get("CXX", "g++"),
+        *shlex.split(os.environ.get("CXX", "g++")),
         "-std=c++20",
         "-pthread",
         "-Wall",
