@@ -168,6 +168,7 @@ task<timed<T>> with_deadline(time_point when, task<T> work) {
 }
 
 /// with_deadline, `duration` from now on.
+/// Example: examples/cpp/http_get.cpp
 template <class T>
 task<timed<T>> with_timeout(nanoseconds duration, task<T> work) {
     const context here = co_await current_context();

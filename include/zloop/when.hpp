@@ -256,7 +256,8 @@ inline task<void> when_all(std::vector<task<void>> work) {
 
 /// Runs all until the first has ended; the others are cancelled and joined, and their results dropped.
 /// Which one it was is the variant's index(); what types it holds is as for when_all.
-/// Fails: with the first one's exception, if it ended so.
+/// Fails:   with the first one's exception, if it ended so.
+/// Example: examples/cpp/parallel_ping.cpp
 template <class... Ts>
 task<std::variant<detail::stored<Ts>...>> when_any(task<Ts>... work) {
     using outcome_type = std::variant<detail::stored<Ts>...>;
