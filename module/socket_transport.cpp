@@ -42,7 +42,7 @@ private:
 }  // namespace
 
 /// recv into the buffer of a BufferedProtocol, asked for once the kernel has bytes.
-class recv_into_protocol : public zloop::detail::io_awaiter {
+class recv_into_protocol : public zloop::detail::io_awaiter<> {
 public:
     explicit recv_into_protocol(SocketTransport& transport) noexcept
         : io_awaiter(transport.core->loop->kernel(), zloop::opcode::recv, transport.fd), transport_(transport) {
