@@ -56,7 +56,7 @@ public:
             const epoll_event& each = events_[static_cast<std::size_t>(index)];
             if (each.data.u64 == wake_tag) {
                 std::uint64_t count_of_wakes;
-                static_cast<void>(::read(wake_, &count_of_wakes, sizeof count_of_wakes));
+                detail::uninterrupted([&] { return ::read(wake_, &count_of_wakes, sizeof count_of_wakes); });
                 continue;
             }
             const bool known = dispatch({
@@ -76,7 +76,7 @@ public:
 
     void wake() noexcept override {
         const std::uint64_t one = 1;
-        static_cast<void>(!::write(wake_, &one, sizeof one));
+        detail::uninterrupted([&] { return ::write(wake_, &one, sizeof one); });  // or a loop sleeps on
     }
 
     void abandon() noexcept override {

@@ -81,16 +81,15 @@ public:
     bool next() noexcept {
         active_.store(nullptr);
         const system_call* const last = hit_.load();
-        if (runs_++ == 0) {
-            // counts only
-        } else if (!began_) {
+        if (runs_ == 1) {
             began_ = true;
-        } else if (last == nullptr) {
+        } else if (runs_ > 1 && last == nullptr) {
             return false;
-        } else if (++error_ >= last->errors().size()) {
+        } else if (runs_ > 1 && ++error_ >= last->errors().size()) {
             error_ = 0;
             ++turn_;
         }
+        ++runs_;
         seen_ = 0;
         hit_ = nullptr;
         active_.store(this);
@@ -109,7 +108,7 @@ public:
             return "nothing has failed";
         }
         return std::string(call->name()) + ", call " + std::to_string(turn_) + ": " +
-               std::strerror(call->errors()[error_]);
+               std::strerror(struck_with_);
     }
 
 private:
@@ -119,8 +118,11 @@ private:
         if (!began_ || call.errors().empty() || seen_.fetch_add(1) != turn_) {
             return false;
         }
+        // Where threads take turns, another call than the last time may come here, with fewer errors.
+        const int error = call.errors()[error_ < call.errors().size() ? error_ : call.errors().size() - 1];
+        struck_with_ = error;
         hit_ = &call;
-        errno = call.errors()[error_];
+        errno = error;
         return true;
     }
 
@@ -132,6 +134,7 @@ private:
     std::size_t error_ = 0;  // with which of its errors
     std::atomic<std::size_t> seen_ = 0;
     std::atomic<const system_call*> hit_ = nullptr;
+    std::atomic<int> struck_with_ = 0;
 };
 
 inline bool system_call::intercept() noexcept {

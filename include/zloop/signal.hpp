@@ -152,7 +152,8 @@ inline void signal_registry::handle(int number) noexcept {
     for (subscription* each = signals.first_.load(); each != nullptr; each = each->next.load()) {
         if (each->owner == here && each->wanted.has(number)) {
             each->pending.mark(number);
-            static_cast<void>(!::write(each->bell, "", 1));  // a full pipe rings as well
+            while (::write(each->bell, "", 1) < 0 && errno == EINTR) {
+            }  // a full pipe rings as well
         }
     }
     signals.handling_.fetch_sub(1);

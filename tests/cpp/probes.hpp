@@ -1,5 +1,5 @@
-// Looks at what the library asks of the system: allocations and system calls are counted, and a
-// system call can be made to fail. The linker puts the probes in the calls' place (--wrap).
+// Looks at what the library asks of the system: allocations are counted, and system calls as faults.hpp does it,
+// which can make them fail. For names to look up the linker puts a probe in the call's place (--wrap).
 #pragma once
 
 #include <atomic>
@@ -7,6 +7,8 @@
 #include <functional>
 #include <string>
 #include <vector>
+
+#include <zloop/faults.hpp>
 
 namespace probes {
 
@@ -42,36 +44,9 @@ std::size_t allocations() noexcept;
 /// Bytes of stack between this call's frame and `base`'s.
 std::size_t stack_depth(const void* base) noexcept;
 
-/// One wrapped system call.
-struct system_call {
-    std::atomic<std::size_t> count = 0;
-
-    /// Counts a call. True: it fails, and errno is set.
-    bool intercept() noexcept;
-
-private:
-    friend class failing;
-    std::atomic<int> error_ = 0;
-    std::atomic<int> failures_ = 0;
-};
-
-/// While it lives, the next `times` calls fail with `error` and reach no kernel.
-class failing {
-public:
-    failing(system_call& call, int error, int times = 1) noexcept : call_(call) {
-        call_.error_ = error;
-        call_.failures_ = times;
-    }
-    failing(const failing&) = delete;
-    failing& operator=(const failing&) = delete;
-    ~failing() { call_.failures_ = 0; }
-
-private:
-    system_call& call_;
-};
-
-inline system_call recv, send, sendmsg, accept4, epoll_ctl, epoll_create1, epoll_wait, epoll_pwait2, eventfd,
-    pthread_create;
+// One of the calls by name, `probes::recv`; and `probes::failing`, which makes it fail.
+using namespace zloop::testing::system_calls;
+using zloop::testing::failing;
 
 /// Plays the name server while it lives: is asked for each name, on the thread that asks, for an EAI_ code
 /// or for numeric addresses.
