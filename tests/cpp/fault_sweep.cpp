@@ -119,6 +119,16 @@ task<> wait_for_a_pipe() {
     (co_await wait_writable(both.write_end.get())).value();
 }
 
+task<> exchange_datagrams() {
+    const context here = co_await current_context();
+    auto one = datagram_socket::bind(*here.on, address::loopback()).value();
+    auto other = datagram_socket::bind(*here.on, address::loopback()).value();
+    const address where = other.local_address();
+    (co_await one.send_to(bytes_of("ping"), where)).value();
+    std::byte room[16];
+    static_cast<void>((co_await other.receive_from(room)).value());
+}
+
 task<> tick() {
     interval every(100us);
     for (int count = 0; count < 3; ++count) {
@@ -141,6 +151,7 @@ task<> everything(ledger& book, offload_pool& pool) {
     nursery children(here);
     children.spawn(tolerate(be_signalled()));
     children.spawn(tolerate(wait_for_a_pipe()));
+    children.spawn(tolerate(exchange_datagrams()));
     children.spawn(tolerate(tick()));
     children.spawn(tolerate(work(pool)));
     children.spawn(tolerate(look_up(pool)));
