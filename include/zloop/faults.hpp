@@ -2,7 +2,8 @@
 //
 // The calls that zloop makes are counted here, and can fail with a chosen errno. For that a program includes
 // interpose.hpp in one of its source files; without it nothing is counted and nothing fails. What fails does
-// not reach the kernel, but for close(2), and a connect(2) that is interrupted: these do their work all the same.
+// not reach the kernel, but for close(2), and a connect(2) that is interrupted: these do their work all the
+// same.
 //
 // Any thread's calls count, the test's own too. Who makes calls fail is one thread at a time.
 #pragma once
@@ -21,7 +22,8 @@ class system_call {
 public:
     explicit system_call(const char* call_name) noexcept : name_(call_name) {}
     template <std::size_t N>
-    system_call(const char* call_name, const int (&plausible)[N]) noexcept : name_(call_name), errors_(plausible) {}
+    system_call(const char* call_name, const int (&plausible)[N]) noexcept
+        : name_(call_name), errors_(plausible) {}
     system_call(const system_call&) = delete;
     system_call& operator=(const system_call&) = delete;
 
@@ -139,7 +141,8 @@ private:
 
 inline bool system_call::intercept() noexcept {
     count.fetch_add(1, std::memory_order_relaxed);
-    if (failures_.load(std::memory_order_relaxed) > 0 && passing_.fetch_sub(1, std::memory_order_relaxed) <= 0) {
+    if (failures_.load(std::memory_order_relaxed) > 0 &&
+        passing_.fetch_sub(1, std::memory_order_relaxed) <= 0) {
         failures_.fetch_sub(1, std::memory_order_relaxed);
         errno = error_;
         return true;

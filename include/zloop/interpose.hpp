@@ -42,12 +42,12 @@ F* function_behind(std::atomic<F*>& found, F* sanitized, const char* name) noexc
 }  // namespace zloop::testing::detail
 
 // The names are given to the assembler: the compiler knows the functions by declarations that differ from one
-// C library to the next, in noexcept and in const.
-#define ZLOOP_DECLARE(type, symbol, parameters)                                                       \
+// C library to the next, in noexcept and in const. These macros end with the file.
+#define ZLOOP_DECLARE(type, symbol, parameters)                                                          \
     extern "C" [[gnu::weak]] type zloop_sanitized_##symbol parameters __asm__("__interceptor_" #symbol); \
     extern "C" type zloop_interposed_##symbol parameters __asm__(#symbol);
 
-#define ZLOOP_BEHIND(symbol)                                                                           \
+#define ZLOOP_BEHIND(symbol)                                                                          \
     static std::atomic<decltype(&zloop_interposed_##symbol)> found{nullptr};                          \
     const auto behind = zloop::testing::detail::function_behind<decltype(zloop_interposed_##symbol)>( \
         found, &zloop_sanitized_##symbol, #symbol)
@@ -66,7 +66,8 @@ F* function_behind(std::atomic<F*>& found, F* sanitized, const char* name) noexc
     ZLOOP_INTERPOSE_AS(symbol, -1, type, symbol, parameters, arguments)
 
 ZLOOP_INTERPOSE(int, socket, (int family, int kind, int protocol), (family, kind, protocol))
-ZLOOP_INTERPOSE(int, socketpair, (int family, int kind, int protocol, int* both), (family, kind, protocol, both))
+ZLOOP_INTERPOSE(int, socketpair, (int family, int kind, int protocol, int* both),
+                (family, kind, protocol, both))
 ZLOOP_INTERPOSE(int, bind, (int fd, const sockaddr* name, socklen_t size), (fd, name, size))
 ZLOOP_INTERPOSE(int, listen, (int fd, int backlog), (fd, backlog))
 ZLOOP_INTERPOSE(int, accept4, (int fd, sockaddr* name, socklen_t* size, int flags), (fd, name, size, flags))
@@ -81,10 +82,13 @@ ZLOOP_INTERPOSE(ssize_t, recv, (int fd, void* data, std::size_t size, int flags)
 ZLOOP_INTERPOSE(ssize_t, recvmsg, (int fd, msghdr* message, int flags), (fd, message, flags))
 ZLOOP_INTERPOSE(int, recvmmsg, (int fd, mmsghdr* messages, unsigned count, int flags, timespec* limit),
                 (fd, messages, count, flags, limit))
-ZLOOP_INTERPOSE(ssize_t, send, (int fd, const void* data, std::size_t size, int flags), (fd, data, size, flags))
+ZLOOP_INTERPOSE(ssize_t, send, (int fd, const void* data, std::size_t size, int flags),
+                (fd, data, size, flags))
 ZLOOP_INTERPOSE(ssize_t, sendmsg, (int fd, const msghdr* message, int flags), (fd, message, flags))
-ZLOOP_INTERPOSE(int, sendmmsg, (int fd, mmsghdr* messages, unsigned count, int flags), (fd, messages, count, flags))
-ZLOOP_INTERPOSE(ssize_t, sendfile, (int to, int from, off_t* offset, std::size_t size), (to, from, offset, size))
+ZLOOP_INTERPOSE(int, sendmmsg, (int fd, mmsghdr* messages, unsigned count, int flags),
+                (fd, messages, count, flags))
+ZLOOP_INTERPOSE(ssize_t, sendfile, (int to, int from, off_t* offset, std::size_t size),
+                (to, from, offset, size))
 ZLOOP_INTERPOSE_AS(sendfile, -1, ssize_t, sendfile64, (int to, int from, off64_t* offset, std::size_t size),
                    (to, from, offset, size))
 ZLOOP_INTERPOSE(ssize_t, read, (int fd, void* data, std::size_t size), (fd, data, size))
@@ -96,8 +100,10 @@ ZLOOP_INTERPOSE(int, dup3, (int from, int to, int flags), (from, to, flags))
 ZLOOP_INTERPOSE(int, fcntl, (int fd, int command, void* argument), (fd, command, argument))
 ZLOOP_INTERPOSE_AS(fcntl, -1, int, fcntl64, (int fd, int command, void* argument), (fd, command, argument))
 ZLOOP_INTERPOSE(int, epoll_create1, (int flags), (flags))
-ZLOOP_INTERPOSE(int, epoll_ctl, (int epoll, int operation, int fd, epoll_event* event), (epoll, operation, fd, event))
-ZLOOP_INTERPOSE(int, epoll_wait, (int epoll, epoll_event* events, int room, int limit), (epoll, events, room, limit))
+ZLOOP_INTERPOSE(int, epoll_ctl, (int epoll, int operation, int fd, epoll_event* event),
+                (epoll, operation, fd, event))
+ZLOOP_INTERPOSE(int, epoll_wait, (int epoll, epoll_event* events, int room, int limit),
+                (epoll, events, room, limit))
 ZLOOP_INTERPOSE(int, eventfd, (unsigned value, int flags), (value, flags))
 ZLOOP_INTERPOSE(int, signalfd, (int fd, const sigset_t* set, int flags), (fd, set, flags))
 ZLOOP_INTERPOSE(int, sigaction, (int number, const struct sigaction* next, struct sigaction* before),
@@ -111,11 +117,13 @@ ZLOOP_INTERPOSE_AS(posix_spawnp, errno, int, posix_spawnp,
                    (pid_t * child, const char* path, const posix_spawn_file_actions_t* actions,
                     const posix_spawnattr_t* attributes, char* const* arguments, char* const* environment),
                    (child, path, actions, attributes, arguments, environment))
-ZLOOP_INTERPOSE(int, waitid, (idtype_t kind, id_t which, siginfo_t* what, int options), (kind, which, what, options))
+ZLOOP_INTERPOSE(int, waitid, (idtype_t kind, id_t which, siginfo_t* what, int options),
+                (kind, which, what, options))
 ZLOOP_INTERPOSE(pid_t, waitpid, (pid_t child, int* status, int options), (child, status, options))
 ZLOOP_INTERPOSE(int, kill, (pid_t process, int number), (process, number))
 ZLOOP_INTERPOSE_AS(pthread_create, errno, int, pthread_create,
-                   (pthread_t * made, const pthread_attr_t* attributes, void* (*start)(void*), void* argument),
+                   (pthread_t * made, const pthread_attr_t* attributes, void* (*start)(void*),
+                    void* argument),
                    (made, attributes, start, argument))
 ZLOOP_INTERPOSE_AS(getaddrinfo, EAI_MEMORY, int, getaddrinfo,
                    (const char* host, const char* service, const addrinfo* hints, addrinfo** list),

@@ -68,8 +68,9 @@ task<> visit(address where, ledger& book) {
     }
     while (book.acknowledged < amount) {
         const std::span<const std::byte> rest = std::span(bytes).subspan(book.acknowledged);
-        const iovec parts[2] = {{const_cast<std::byte*>(rest.data()), rest.size() / 2},
-                                {const_cast<std::byte*>(rest.data()) + rest.size() / 2, rest.size() - rest.size() / 2}};
+        const iovec parts[2] = {
+            {const_cast<std::byte*>(rest.data()), rest.size() / 2},
+            {const_cast<std::byte*>(rest.data()) + rest.size() / 2, rest.size() - rest.size() / 2}};
         const auto sent = co_await socket.send(std::span<const iovec>(parts));
         if (!sent && is_passing(sent.error())) {
             continue;
