@@ -1,4 +1,5 @@
 // Every system call of a program that uses nearly everything fails once, with each error that it may have.
+// In a process of its own, zloop-tests [sweep]: a kernel that once knew no epoll_pwait2 is not asked again.
 #include <csignal>
 #include <string>
 #include <thread>
@@ -178,7 +179,7 @@ bool run_scenario(const backend_choice& choice, ledger& book) {
 
 }  // namespace
 
-TEST_CASE("whichever system call fails: nothing hangs, leaks, or loses what was acknowledged", "[faults]") {
+TEST_CASE("whichever system call fails: nothing hangs, leaks, or loses what was acknowledged", "[.][sweep]") {
     const backend_choice choice = GENERATE(from_range(backends()));
     ledger first;
     REQUIRE(run_scenario(choice, first));  // and what is made once for the process is made
