@@ -2,6 +2,8 @@
 
 #include <string>
 
+#include <zloop/connect.hpp>
+#include <zloop/listener.hpp>
 #include <zloop/sleep.hpp>
 #include <zloop/socket.hpp>
 #include <zloop/stream.hpp>
