@@ -46,6 +46,11 @@ amalgamate:  ## one header of all: build/amalgamated/zloop.hpp, and zloop_testin
 compilers: $(venv)/requirements  ## the C++ tests with every compiler that is here, at every level
 	tools/test-compilers
 
+.PHONY: coverage
+coverage: $(venv)/requirements  ## which lines of the C++ headers no test runs; fails below 95 %
+	@pip install -q --disable-pip-version-check --group coverage
+	@tools/coverage
+
 .PHONY: bench
 bench: $(bench)/zloop  ## zloop beside its peers and a raw epoll server: about 40 minutes
 	$(bench)/bin/python bench/run.py --json build/bench/run.json --png build/bench/run.png
