@@ -50,7 +50,7 @@ constexpr const char* name_of(opcode code) noexcept {
 
 /// One I/O operation, from start() to its outcome. Lives in the awaiting coroutine's frame.
 struct io_op : op, cancellable {
-    enum class phase : std::uint8_t { idle, parked, queued, canceled };
+    enum class phase : std::uint8_t { idle, parked, queued, canceled, submitted, stopping, done };
 
     io_op(backend& kernel, opcode operation, int descriptor) noexcept;
 
@@ -77,6 +77,7 @@ struct io_op : op, cancellable {
     sockaddr* name = nullptr;      ///< connect, send: the peer; accept, receive, recv: filled with it; or null
     unsigned name_size = 0;        ///< of `name`: its room, and what was filled
     unsigned part_count = 0;       ///< of `parts`
+    void* lease = nullptr;         ///< the backend's: memory that stays until the waiter has seen the outcome
 };
 
 /// Several datagrams in one operation. `size` is how many `items` there are, and then how many were moved.

@@ -11,8 +11,10 @@
 
 #if defined(__linux__)
 #define ZLOOP_HAS_EPOLL 1
+#define ZLOOP_HAS_URING 1
 #else
 #define ZLOOP_HAS_EPOLL 0
+#define ZLOOP_HAS_URING 0
 #endif
 
 #if defined(__APPLE__) || defined(__FreeBSD__)

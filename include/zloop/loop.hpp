@@ -12,9 +12,8 @@
 #include <stdexcept>
 
 #include <zloop/backend.hpp>
-#include <zloop/epoll.hpp>
+#include <zloop/default_backend.hpp>
 #include <zloop/fork.hpp>
-#include <zloop/kqueue.hpp>
 #include <zloop/scope.hpp>
 #include <zloop/timer.hpp>
 
@@ -39,16 +38,6 @@ public:
 protected:
     ~wait_hook() = default;
 };
-
-inline std::unique_ptr<backend> default_backend() {
-#if ZLOOP_HAS_EPOLL
-    return std::make_unique<epoll_backend>();
-#elif ZLOOP_HAS_KQUEUE
-    return std::make_unique<kqueue_backend>();
-#else
-#error "zloop has no backend for this system: epoll needs Linux, kqueue macOS or FreeBSD"
-#endif
-}
 
 namespace detail {
 

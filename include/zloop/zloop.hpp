@@ -11,6 +11,7 @@
 #include <zloop/channel.hpp>
 #include <zloop/connect.hpp>
 #include <zloop/datagram.hpp>
+#include <zloop/default_backend.hpp>
 #include <zloop/epoll.hpp>
 #include <zloop/error.hpp>
 #include <zloop/fd.hpp>
@@ -34,5 +35,6 @@
 #include <zloop/sync.hpp>
 #include <zloop/task.hpp>
 #include <zloop/timer.hpp>
+#include <zloop/uring.hpp>
 #include <zloop/watch.hpp>
 #include <zloop/when.hpp>

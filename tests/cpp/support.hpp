@@ -20,6 +20,7 @@
 #include <zloop/loop.hpp>
 #include <zloop/socket.hpp>
 #include <zloop/stream.hpp>
+#include <zloop/uring.hpp>
 
 namespace support {
 
@@ -30,7 +31,9 @@ struct backend_choice {
     std::string_view name;
     std::unique_ptr<zloop::backend> (*make)();
 
-    friend std::ostream& operator<<(std::ostream& out, const backend_choice& self) { return out << self.name; }
+    friend std::ostream& operator<<(std::ostream& out, const backend_choice& self) {
+        return out << self.name;
+    }
 };
 
 /// The backends that can run here. A test case of a promise that every one keeps uses
@@ -49,6 +52,15 @@ inline const std::vector<backend_choice>& backends() {
         found.push_back({"kqueue", []() -> std::unique_ptr<zloop::backend> {
                              return std::make_unique<zloop::kqueue_backend>();
                          }});
+#endif
+#if ZLOOP_HAS_URING
+        try {
+            zloop::uring_backend probe;
+            found.push_back({"io_uring", []() -> std::unique_ptr<zloop::backend> {
+                                 return std::make_unique<zloop::uring_backend>();
+                             }});
+        } catch (const std::system_error&) {
+        }
 #endif
         return found;
     }();
