@@ -374,6 +374,7 @@ private:
                 break;
             }
         }
+        collect();
     }
 
     void free_if_done(channel& at) noexcept {

@@ -51,11 +51,6 @@ int unread(const stream& socket) {
     return count;
 }
 
-task<std::string> receive_text(stream& from) {
-    const auto received = co_await from.receive();
-    co_return received ? text_of(*received) : received.error().message();
-}
-
 /// A text in which no two places look alike for long.
 std::string pattern(std::size_t size) {
     std::string text(size, '\0');
