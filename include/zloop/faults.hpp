@@ -168,6 +168,7 @@ inline constexpr int closing[] = {EINTR, EIO};
 inline constexpr int registering[] = {ENOMEM, ENOSPC};
 inline constexpr int waiting[] = {EINTR};
 inline constexpr int newer[] = {EINTR, ENOSYS};
+inline constexpr int not_waiting[] = {EINTR, EOPNOTSUPP};  // RWF_NOWAIT, before Linux 6.4
 inline constexpr int forking[] = {EAGAIN, ENOMEM};
 inline constexpr int threads[] = {EAGAIN};
 inline constexpr int pidfds[] = {ENOSYS, EMFILE, ENOMEM};
@@ -200,6 +201,8 @@ inline system_call read("read", errors::waiting);
 inline system_call readv("readv", errors::waiting);
 inline system_call write("write", errors::waiting);
 inline system_call writev("writev", errors::writing);
+inline system_call preadv2("preadv2", errors::not_waiting);
+inline system_call pwritev2("pwritev2", errors::not_waiting);
 inline system_call close("close", errors::closing);
 inline system_call pipe2("pipe2", errors::opening);
 inline system_call dup3("dup3", errors::opening);

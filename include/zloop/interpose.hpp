@@ -95,6 +95,16 @@ ZLOOP_INTERPOSE(ssize_t, read, (int fd, void* data, std::size_t size), (fd, data
 ZLOOP_INTERPOSE(ssize_t, readv, (int fd, const iovec* parts, int count), (fd, parts, count))
 ZLOOP_INTERPOSE(ssize_t, write, (int fd, const void* data, std::size_t size), (fd, data, size))
 ZLOOP_INTERPOSE(ssize_t, writev, (int fd, const iovec* parts, int count), (fd, parts, count))
+ZLOOP_INTERPOSE(ssize_t, preadv2, (int fd, const iovec* parts, int count, off_t offset, int flags),
+                (fd, parts, count, offset, flags))
+ZLOOP_INTERPOSE_AS(preadv2, -1, ssize_t, preadv64v2,
+                   (int fd, const iovec* parts, int count, off64_t offset, int flags),
+                   (fd, parts, count, offset, flags))
+ZLOOP_INTERPOSE(ssize_t, pwritev2, (int fd, const iovec* parts, int count, off_t offset, int flags),
+                (fd, parts, count, offset, flags))
+ZLOOP_INTERPOSE_AS(pwritev2, -1, ssize_t, pwritev64v2,
+                   (int fd, const iovec* parts, int count, off64_t offset, int flags),
+                   (fd, parts, count, offset, flags))
 ZLOOP_INTERPOSE(int, pipe2, (int* both, int flags), (both, flags))
 ZLOOP_INTERPOSE(int, dup3, (int from, int to, int flags), (from, to, flags))
 ZLOOP_INTERPOSE(int, fcntl, (int fd, int command, void* argument), (fd, command, argument))

@@ -14,11 +14,30 @@
 
 namespace zloop {
 
-template <class S>
-concept byte_stream = requires(S& stream, std::span<std::byte> in, std::span<const std::byte> out) {
-    { stream.recv(in).await_resume() } -> std::same_as<result<std::size_t>>;
-    { stream.send(out).await_resume() } -> std::same_as<result<std::size_t>>;
+/// What gives an R when it is awaited: an awaiter, a task, or what has an operator co_await.
+template <class A, class R>
+concept awaitable_to = requires(A&& that) {
+    { that.await_resume() } -> std::same_as<R>;
+} || requires(A&& that) {
+    { static_cast<A&&>(that).operator co_await().await_resume() } -> std::same_as<R>;
+} || requires(A&& that) {
+    { operator co_await(static_cast<A&&>(that)).await_resume() } -> std::same_as<R>;
 };
+
+/// `recv(span)` gives some bytes, at least one; none at the end.
+template <class S>
+concept byte_source = requires(S& stream, std::span<std::byte> into) {
+    { stream.recv(into) } -> awaitable_to<result<std::size_t>>;
+};
+
+/// `send(span)` takes some bytes, at least one.
+template <class S>
+concept byte_sink = requires(S& stream, std::span<const std::byte> from) {
+    { stream.send(from) } -> awaitable_to<result<std::size_t>>;
+};
+
+template <class S>
+concept byte_stream = byte_source<S> && byte_sink<S>;
 
 /// The bytes of `text`, to send.
 inline std::span<const std::byte> bytes_of(std::string_view text) noexcept {

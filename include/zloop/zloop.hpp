@@ -15,6 +15,7 @@
 #include <zloop/epoll.hpp>
 #include <zloop/error.hpp>
 #include <zloop/fd.hpp>
+#include <zloop/foreign_stream.hpp>
 #include <zloop/io_awaiter.hpp>
 #include <zloop/job.hpp>
 #include <zloop/kqueue.hpp>
@@ -24,6 +25,7 @@
 #include <zloop/offload.hpp>
 #include <zloop/op.hpp>
 #include <zloop/parked.hpp>
+#include <zloop/pipe.hpp>
 #include <zloop/resolve.hpp>
 #include <zloop/scope.hpp>
 #include <zloop/signal.hpp>

@@ -69,6 +69,11 @@ task<> exchange(loop& on) {
     auto both = stream::pair(on).value();
     static_cast<void>(both.first.set_keep_alive(1min, 10s, 3));
     static_cast<void>(co_await both.first.sendfile(0, 0, 100));
+    auto ends = make_pipe(on).value();
+    static_cast<void>(co_await ends.writer.send(buffer));
+    foreign_stream input = standard_input();
+    static_cast<void>(co_await input.recv(buffer));
+    static_cast<void>(co_await input.send(buffer));
 }
 
 task<> together() {
