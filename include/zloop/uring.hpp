@@ -197,7 +197,7 @@ public:
 
     void wake() noexcept override {
         const std::uint64_t one = 1;
-        static_cast<void>(!::write(wake_.get(), &one, sizeof one));
+        detail::uninterrupted([&] { return ::write(wake_.get(), &one, sizeof one); });  // or a loop sleeps on
     }
 
     void abandon() noexcept override {
