@@ -16,7 +16,7 @@ constexpr std::chrono::seconds retry_delay{1};
 
 }  // namespace
 
-acceptor::acceptor(LoopCore& owner, int descriptor, PyObject* socket, PyObject* protocol_factory,
+acceptor::acceptor(loop_state& owner, int descriptor, PyObject* socket, PyObject* protocol_factory,
                    PyObject* owner_server, PyObject* hand_over_to, PyObject* context_of_server)
     : core(owner),
       sock(py::ref::borrow(socket)),
@@ -76,7 +76,7 @@ void acceptor::serve(zloop::accepted connection) noexcept {
     const callback_scope running(core);
     // Ours while Python runs: the factory may stop the server.
     const py::ref make = factory, owner = server, over = hand_over;
-    LoopCore& on = core;
+    loop_state& on = core;
     try {
         py::ref own_context = py::ref::steal(PyContext_Copy(context.get()));
         const py::ref peername = over.get() != Py_None ? name_of(connection.peer) : nullptr;
@@ -109,7 +109,7 @@ void acceptor::serve(zloop::accepted connection) noexcept {
 }
 
 /// Ends one connection's birth; the listener goes on in any case. The indicator is set.
-void acceptor::report_factory(LoopCore& on) noexcept {
+void acceptor::report_factory(loop_state& on) noexcept {
     if (py::error_is_fatal()) {
         on.fail();
         return;

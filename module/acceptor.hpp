@@ -8,14 +8,14 @@
 #include <zloop/listener.hpp>
 
 #include "fiber.hpp"
-#include "loop_core.hpp"
+#include "loop_state.hpp"
 
 namespace zl {
 
 struct acceptor {
     /// `hand_over` is None, or takes (descriptor, peername) of each connection instead of us. Each
     /// connection has a copy of `context`, or, where that is None, of the current one.
-    acceptor(LoopCore& owner, int descriptor, PyObject* socket, PyObject* protocol_factory, PyObject* owner_server,
+    acceptor(loop_state& owner, int descriptor, PyObject* socket, PyObject* protocol_factory, PyObject* owner_server,
              PyObject* hand_over_to, PyObject* context_of_server);
 
     ~acceptor() { static_cast<void>(listening.release()); }  // the Python socket's to close
@@ -24,14 +24,14 @@ struct acceptor {
     void stop() noexcept;
     int visit_all(visitproc visit, void* arg) const;
 
-    LoopCore& core;
+    loop_state& core;
     zloop::listener listening;
     py::ref sock, factory, server, hand_over, context;
 
 private:
     fiber accept_loop(zloop::loop& on, fiber::place& kept);
     void serve(zloop::accepted connection) noexcept;
-    static void report_factory(LoopCore& on) noexcept;
+    static void report_factory(loop_state& on) noexcept;
     void report(int error) noexcept;
 
     fiber::place running_;

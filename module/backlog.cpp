@@ -1,10 +1,10 @@
-// module/backlog.cpp: parts with an offset into the first; sent bytes are never moved.
+// module/backlog.cpp: see backlog.hpp.
+
+#include "backlog.hpp"
 
 #include <algorithm>
 
 #include <sys/uio.h>
-
-#include "socket_transport.hpp"
 
 namespace zl {
 
@@ -28,7 +28,8 @@ void backlog::consume(std::size_t count) noexcept {
     bytes_ -= count;
     while (count > 0) {
         part& oldest = parts_[first_];
-        const std::size_t left = static_cast<std::size_t>(PyBytes_GET_SIZE(oldest.bytes.get())) - oldest.offset;
+        const std::size_t left =
+            static_cast<std::size_t>(PyBytes_GET_SIZE(oldest.bytes.get())) - oldest.offset;
         if (count < left) {
             oldest.offset += count;
             break;

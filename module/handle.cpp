@@ -4,8 +4,6 @@
 
 #include <cstring>
 
-#include "loop_core.hpp"
-
 namespace zl {
 
 namespace {
@@ -50,7 +48,7 @@ H* allocate(module_state& state, PyTypeObject* type) {
 }
 
 template <class H>
-H* make(LoopCore& core, PyTypeObject* type, PyObject* callback, PyObject* const* args, std::size_t count,
+H* make(loop_state& core, PyTypeObject* type, PyObject* callback, PyObject* const* args, std::size_t count,
         PyObject* context) {
     const bool loop_runs = core.thread != 0;
     py::ref own_context;
@@ -138,7 +136,7 @@ void dealloc(PyObject* object) {
     PyObject_GC_UnTrack(object);
     PyObject_ClearWeakRefs(object);
     const py::ref loop = py::ref::adopt(std::exchange(self->loop, nullptr));
-    module_state& state = *loop_core(loop.get()).state;
+    module_state& state = *state_of_loop(loop.get()).state;
     auto& free = free_list_of<H>(state);
     clear<H>(object);
     if (free.length < most_free && state.keeps_free_handles) {
@@ -164,29 +162,14 @@ void drop_list(module_state::free_list& free) noexcept {
 template <class H>
 void run_turn(zloop::op& node) noexcept {
     auto* self = static_cast<H*>(&node);
-    LoopCore& core = loop_core(self->loop);
+    loop_state& core = state_of_loop(self->loop);
     if (!self->is_cancelled && !core.dropping) {
-        core.run_handle(*self);
+        self->run_callback();
     }
     if (Py_REFCNT(self->self()) > 1) {  // whoever else holds it may be part of a cycle
         track_handle(self->self());
     }
     Py_DECREF(self->self());
-}
-
-/// Where a member descriptor of a class with __slots__ keeps its value.
-Py_ssize_t slot_offset(PyObject* type, const char* name) {
-    const py::ref descriptor = py::attribute(type, name);
-    if (Py_TYPE(descriptor.get()) != &PyMemberDescr_Type) {
-        py::raise_format(PyExc_ImportError, "zloop does not know this asyncio: %s is no slot", name);
-    }
-    return reinterpret_cast<PyMemberDescrObject*>(descriptor.get())->d_member->offset;
-}
-
-void check_slot(PyObject* type, const char* name, std::size_t offset) {
-    if (slot_offset(type, name) != static_cast<Py_ssize_t>(offset)) {
-        py::raise_format(PyExc_ImportError, "zloop does not know this asyncio: %s lies elsewhere", name);
-    }
 }
 
 template <class H>
@@ -275,11 +258,31 @@ py::ref basic_handle<Slots, Node>::invoke() noexcept {
     return result;
 }
 
+template <class Slots, class Node>
+void basic_handle<Slots, Node>::run_callback() noexcept {
+    loop_state& core = state_of_loop(this->loop);
+    const callback_scope scope(core);
+    running = true;
+    py::ref result = core.debug
+                         ? py::try_call_method(core.self(), core.state->str_run_in_debug.get(), self())
+                         : invoke();
+    running = false;
+    if (awaited) {
+        core.callback_returned.notify_all();
+    }
+    if (!result) {
+        core.report_callback(self());
+    }
+    if (is_cancelled) {
+        drop_callback();
+    }
+}
+
 /// From 3.14 on, whoever cancels a threadsafe handle from elsewhere can rely on it: the callback does not
 /// run, or it has returned. (asyncio.events._ThreadSafeHandle has a lock for it in every handle.)
 template <class Slots, class Node>
 void basic_handle<Slots, Node>::wait_for_callback() noexcept {
-    LoopCore& core = loop_core(this->loop);
+    loop_state& core = state_of_loop(this->loop);
     if (core.thread == PyThread_get_thread_ident()) {
         return;
     }
@@ -305,7 +308,7 @@ py::ref basic_handle<Slots, Node>::cancel() {
         return py::none();
     }
     is_cancelled = true;
-    if (this->loop != nullptr && loop_core(this->loop).debug) {
+    if (this->loop != nullptr && state_of_loop(this->loop).debug) {
         // Kept, so that "Executing <Handle …> took 2 seconds" can still name it.
         py::ref words = py::ref::steal(PyObject_Repr(self()));
         Py_XSETREF(this->repr, words.release());
@@ -388,7 +391,7 @@ void TimerHandle::run_in_turn(zloop::op& node) noexcept {
 py::ref TimerHandle::cancel() {
     const py::ref alive = py::ref::borrow(self());
     if (armed()) {
-        loop_core(loop).loop->disarm(*this);
+        state_of_loop(loop).loop->disarm(*this);
         Py_DECREF(self());  // the heap's
         track_handle(self());
     }
@@ -399,13 +402,13 @@ py::ref TimerHandle::get_when() {
     return when != nullptr ? py::ref::borrow(when) : py::ref::steal(PyFloat_FromDouble(when_seconds));
 }
 
-Handle* new_handle(LoopCore& core, PyObject* callback, PyObject* const* args, std::size_t count,
+Handle* new_handle(loop_state& core, PyObject* callback, PyObject* const* args, std::size_t count,
                    PyObject* context) {
     auto* type = reinterpret_cast<PyTypeObject*>(core.state->handle_type.get());
     return make<Handle>(core, type, callback, args, count, context);
 }
 
-ThreadSafeHandle* new_threadsafe_handle(LoopCore& core, PyObject* callback, PyObject* const* args,
+ThreadSafeHandle* new_threadsafe_handle(loop_state& core, PyObject* callback, PyObject* const* args,
                                         std::size_t count, PyObject* context) {
 #if ZL_HAS_THREADSAFE_HANDLE
     auto* type = reinterpret_cast<PyTypeObject*>(core.state->threadsafe_handle_type.get());
@@ -415,10 +418,34 @@ ThreadSafeHandle* new_threadsafe_handle(LoopCore& core, PyObject* callback, PyOb
 #endif
 }
 
-TimerHandle* new_timer_handle(LoopCore& core, PyObject* callback, PyObject* const* args, std::size_t count,
+TimerHandle* new_timer_handle(loop_state& core, PyObject* callback, PyObject* const* args, std::size_t count,
                               PyObject* context) {
     auto* type = reinterpret_cast<PyTypeObject*>(core.state->timer_handle_type.get());
     return make<TimerHandle>(core, type, callback, args, count, context);
+}
+
+template <class H>
+py::ref queue(loop_state& core, H& handle, bool from_another_thread) {
+    py::ref owner = py::ref::adopt(handle.self());
+    core.check_closed();       // again: while it was made Python may have run, in another thread, too
+    Py_INCREF(handle.self());  // the queue's
+    if (from_another_thread) {
+        track_handle(handle.self());  // the collector does not look into the inbox
+        core.loop->post(handle);
+    } else {
+        core.loop->push(handle);
+    }
+    return owner;
+}
+
+template py::ref queue(loop_state&, Handle&, bool);
+#if ZL_HAS_THREADSAFE_HANDLE
+template py::ref queue(loop_state&, ThreadSafeHandle&, bool);
+#endif
+
+void schedule(loop_state& core, PyObject* callback, std::initializer_list<PyObject*> args, PyObject* context) {
+    core.check_closed();
+    queue(core, *new_handle(core, callback, args.begin(), args.size(), context), false);
 }
 
 PyObject* handle_of(zloop::op& node) noexcept {
@@ -439,25 +466,25 @@ PyObject* handle_of(zloop::op& node) noexcept {
 void add_handle_types(PyObject* module, module_state& state) {
     const py::ref events = py::import("asyncio.events");
     const py::ref handle = py::attribute(events.get(), "Handle");
-    check_slot(handle.get(), "_args", offsetof(handle_slots, args));
-    check_slot(handle.get(), "_callback", offsetof(handle_slots, callback));
-    check_slot(handle.get(), "_context", offsetof(handle_slots, context));
-    check_slot(handle.get(), "_loop", offsetof(handle_slots, loop));
-    check_slot(handle.get(), "_repr", offsetof(handle_slots, repr));
-    check_slot(handle.get(), "_source_traceback", offsetof(handle_slots, source_traceback));
+    py::check_slot(handle.get(), "_args", offsetof(handle_slots, args));
+    py::check_slot(handle.get(), "_callback", offsetof(handle_slots, callback));
+    py::check_slot(handle.get(), "_context", offsetof(handle_slots, context));
+    py::check_slot(handle.get(), "_loop", offsetof(handle_slots, loop));
+    py::check_slot(handle.get(), "_repr", offsetof(handle_slots, repr));
+    py::check_slot(handle.get(), "_source_traceback", offsetof(handle_slots, source_traceback));
 
     state.handle_type =
         make_type<Handle>(module, "zloop._zloop.Handle", "asyncio.Handle, and its own place in the queue.", handle.get());
 
     const py::ref timer_handle = py::attribute(events.get(), "TimerHandle");
-    check_slot(timer_handle.get(), "_scheduled", offsetof(timer_handle_slots, scheduled));
-    check_slot(timer_handle.get(), "_when", offsetof(timer_handle_slots, when));
+    py::check_slot(timer_handle.get(), "_scheduled", offsetof(timer_handle_slots, scheduled));
+    py::check_slot(timer_handle.get(), "_when", offsetof(timer_handle_slots, when));
     state.timer_handle_type = make_type<TimerHandle>(
         module, "zloop._zloop.TimerHandle", "asyncio.TimerHandle, and its own place in the heap.", timer_handle.get());
 
 #if ZL_HAS_THREADSAFE_HANDLE
     const py::ref threadsafe_handle = py::attribute(events.get(), "_ThreadSafeHandle");
-    check_slot(threadsafe_handle.get(), "_lock", offsetof(threadsafe_handle_slots, lock));
+    py::check_slot(threadsafe_handle.get(), "_lock", offsetof(threadsafe_handle_slots, lock));
     state.threadsafe_handle_type =
         make_type<ThreadSafeHandle>(module, "zloop._zloop.ThreadSafeHandle",
                                     "What call_soon_threadsafe() returns: a Handle to cancel from anywhere.",

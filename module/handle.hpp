@@ -16,11 +16,9 @@
 
 #include <zloop/timer.hpp>
 
-#include "state.hpp"
+#include "loop_state.hpp"
 
 namespace zl {
-
-struct LoopCore;
 
 /// The slots of asyncio.Handle, in the order in which type creation lays them out: by name, the weak
 /// references last. Checked when the module is imported.
@@ -66,6 +64,9 @@ struct basic_handle : Slots, Node {
     /// Calls the callback in its context; null with the error set when it raises.
     py::ref invoke() noexcept;
 
+    /// Its turn: calls the callback and sees to what it raises.
+    void run_callback() noexcept;
+
     py::ref cancel();
     py::ref get_cancelled() { return py::boolean(is_cancelled); }
     py::ref get_args();
@@ -108,11 +109,18 @@ struct TimerHandle : basic_handle<timer_handle_slots, zloop::timer_node> {
 };
 
 /// A new handle for `callback(*args)` on `core`, in `context` or a copy of the current one. Throws.
-Handle* new_handle(LoopCore& core, PyObject* callback, PyObject* const* args, std::size_t count, PyObject* context);
-ThreadSafeHandle* new_threadsafe_handle(LoopCore& core, PyObject* callback, PyObject* const* args,
+Handle* new_handle(loop_state& core, PyObject* callback, PyObject* const* args, std::size_t count, PyObject* context);
+ThreadSafeHandle* new_threadsafe_handle(loop_state& core, PyObject* callback, PyObject* const* args,
                                         std::size_t count, PyObject* context);
-TimerHandle* new_timer_handle(LoopCore& core, PyObject* callback, PyObject* const* args, std::size_t count,
+TimerHandle* new_timer_handle(loop_state& core, PyObject* callback, PyObject* const* args, std::size_t count,
                               PyObject* context);
+
+/// Queues a new handle, and owns a reference to it until its turn; gives the caller's back.
+template <class H>
+py::ref queue(loop_state& core, H& handle, bool from_another_thread);
+
+/// Schedules `callback(*args)` in `context` (null: a copy of the current one). Throws.
+void schedule(loop_state& core, PyObject* callback, std::initializer_list<PyObject*> args, PyObject* context);
 
 /// The handle that `node` is, or null when it is another kind of op.
 PyObject* handle_of(zloop::op& node) noexcept;

@@ -201,7 +201,8 @@ PyObject* create(PyTypeObject* type, PyObject*, PyObject*) noexcept {
         module_state& state = state_of(type);
         py::ref object = py::ref::steal(type->tp_alloc(type, 0));
         LoopCore& core = loop_core(object.get());
-        ::new (static_cast<loop_core_fields*>(&core)) loop_core_fields(core);
+        ::new (static_cast<loop_state_fields*>(&core)) loop_state_fields;
+        ::new (static_cast<loop_core_fields*>(&core)) loop_core_fields(static_cast<loop_state&>(core));
         core.state = &state;
         core.module = py::ref::borrow(PyType_GetModuleByDef(type, &module_definition));
         core.task_factory = py::none();
@@ -239,6 +240,9 @@ int traverse(PyObject* object, visitproc visit, void* arg) {
     if (core.state == nullptr) {
         return 0;
     }
+    if (const int stopped = loop_state_fields::owned::visit(static_cast<loop_state_fields&>(core), visit, arg)) {
+        return stopped;
+    }
     if (const int stopped = loop_core_fields::owned::visit(static_cast<loop_core_fields&>(core), visit, arg)) {
         return stopped;
     }
@@ -256,7 +260,7 @@ int traverse(PyObject* object, visitproc visit, void* arg) {
             visit_once(watch->handle->self());
         }
     }
-    for (SocketTransport* each = core.transports; each != nullptr; each = each->next) {
+    for (transport* each = core.transports; each != nullptr; each = each->next) {
         visit_once(each->self());
     }
     for (const auto& [descriptor, each] : core.acceptors) {
@@ -311,6 +315,7 @@ void dealloc(PyObject* object) {
     if (core.state != nullptr) {
         drop_everything(core);
         static_cast<loop_core_fields&>(core).~loop_core_fields();
+        static_cast<loop_state_fields&>(core).~loop_state_fields();
     }
     type->tp_free(object);
     Py_DECREF(type);
@@ -352,7 +357,7 @@ zloop::time_point loop_hooks::now() noexcept {
     return deadline_of(value);
 }
 
-descriptor_watch::descriptor_watch(LoopCore& owner, int descriptor, zloop::direction way, Handle* registered) noexcept
+descriptor_watch::descriptor_watch(loop_state& owner, int descriptor, zloop::direction way, Handle* registered) noexcept
     : watcher(&descriptor_watch::run_in_turn, descriptor, way), core(owner), handle(registered) {
     Py_INCREF(handle->self());
 }
@@ -366,88 +371,10 @@ void descriptor_watch::run_in_turn(zloop::op& node) noexcept {
     }
     const py::ref alive = py::ref::borrow(self.handle->self());
     Handle& handle = *self.handle;
-    LoopCore& core = self.core;
+    loop_state& core = self.core;
     if (!core.dropping && !handle.is_cancelled) {
-        core.run_handle(handle);  // may remove the watch, and free `self`
+        handle.run_callback();  // may remove the watch, and free `self`
     }
-}
-
-callback_scope::~callback_scope() {
-    core_.in_callback = outer_;
-    while (!outer_ && core_.cork.owner != nullptr) {
-        flush_cork(core_);
-    }
-}
-
-void LoopCore::fail() noexcept {
-    py::ref raised = py::take_error();
-    if (!failure) {  // the first one counts
-        failure = std::move(raised);
-    }
-    if (loop) {
-        loop->interrupt();
-    }
-}
-
-void LoopCore::raise_failure() {
-    if (failure) {
-        py::restore_error(std::exchange(failure, nullptr));
-        throw py::error_set{};
-    }
-}
-
-void LoopCore::report_unraisable(PyObject* where) noexcept {
-    if (py::error_is_fatal()) {
-        fail();
-    } else {
-        PyErr_WriteUnraisable(where);
-    }
-}
-
-void LoopCore::check_closed() const {
-    if (closed || !loop) {
-        py::raise(PyExc_RuntimeError, "Event loop is closed");
-    }
-}
-
-template <class H>
-void LoopCore::run_handle(H& handle) noexcept {
-    const callback_scope scope(*this);
-    handle.running = true;
-    py::ref result = debug ? py::try_call_method(self(), state->str_run_in_debug.get(), handle.self())
-                           : handle.invoke();
-    handle.running = false;
-    if (handle.awaited) {
-        callback_returned.notify_all();
-    }
-    if (!result) {
-        report_callback(handle.self());
-    }
-    if (handle.is_cancelled) {
-        handle.drop_callback();
-    }
-}
-
-template void LoopCore::run_handle(Handle&) noexcept;
-template void LoopCore::run_handle(TimerHandle&) noexcept;
-#if ZL_HAS_THREADSAFE_HANDLE
-template void LoopCore::run_handle(ThreadSafeHandle&) noexcept;
-#endif
-
-void LoopCore::report_callback(PyObject* handle) noexcept {
-    if (py::error_is_fatal()) {
-        fail();
-        return;
-    }
-    const py::ref error = py::take_error();
-    if (!py::try_call_method(self(), state->str_callback_failed.get(), handle, error.get())) {
-        fail();
-    }
-}
-
-void LoopCore::schedule(PyObject* callback, std::initializer_list<PyObject*> args, PyObject* context) {
-    check_closed();
-    queue(*new_handle(*this, callback, args.begin(), args.size(), context), false);
 }
 
 // Scheduling.
@@ -461,7 +388,7 @@ py::ref LoopCore::call_soon(const py::arguments& args) {
     if (debug) {
         check_in_debug_mode(*this, given.callback, "call_soon", false);
     }
-    return queue(*new_handle(*this, given.callback, given.rest, given.rest_count, given.context), false);
+    return queue(*this, *new_handle(*this, given.callback, given.rest, given.rest_count, given.context), false);
 }
 
 py::ref LoopCore::call_soon_threadsafe(const py::arguments& args) {
@@ -474,22 +401,8 @@ py::ref LoopCore::call_soon_threadsafe(const py::arguments& args) {
         check_in_debug_mode(*this, given.callback, "call_soon_threadsafe", true);
     }
     const bool elsewhere = thread != 0 && thread != PyThread_get_thread_ident();
-    return queue(*new_threadsafe_handle(*this, given.callback, given.rest, given.rest_count, given.context),
+    return queue(*this, *new_threadsafe_handle(*this, given.callback, given.rest, given.rest_count, given.context),
                  elsewhere);
-}
-
-template <class H>
-py::ref LoopCore::queue(H& handle, bool from_another_thread) {
-    py::ref owner = py::ref::adopt(handle.self());
-    check_closed();  // again: while it was made Python may have run, in another thread, too
-    Py_INCREF(handle.self());  // the queue's
-    if (from_another_thread) {
-        track_handle(handle.self());  // the collector does not look into the inbox
-        loop->post(handle);
-    } else {
-        loop->push(handle);
-    }
-    return owner;
 }
 
 py::ref LoopCore::call_later(const py::arguments& args) {
@@ -632,7 +545,7 @@ py::ref LoopCore::watched_events(PyObject* descriptor) {
 
 py::ref LoopCore::transport_on(PyObject* descriptor) {
     const auto index = static_cast<std::size_t>(known_descriptor_of(descriptor));
-    SocketTransport* found = index < transport_of.size() ? transport_of[index] : nullptr;
+    transport* found = index < transport_of.size() ? transport_of[index] : nullptr;
     return found != nullptr ? py::ref::borrow(found->self()) : py::none();
 }
 

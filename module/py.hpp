@@ -177,6 +177,15 @@ inline bool truth(PyObject* object) {
     return value != 0;
 }
 
+/// Checks that the slot `name` of a class with __slots__ lies where we believe it to. Throws ImportError.
+inline void check_slot(PyObject* type, const char* name, std::size_t offset) {
+    const ref slot = attribute(type, name);
+    if (Py_TYPE(slot.get()) != &PyMemberDescr_Type ||
+        reinterpret_cast<PyMemberDescrObject*>(slot.get())->d_member->offset != static_cast<Py_ssize_t>(offset)) {
+        raise_format(PyExc_ImportError, "zloop does not know this asyncio: %s lies elsewhere", name);
+    }
+}
+
 /// A read-only view of an object's buffer.
 class buffer {
 public:

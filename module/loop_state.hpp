@@ -1,0 +1,96 @@
+// module/loop_state.hpp: what handles and transports know of their loop.
+//
+// The lower half of LoopCore: what is looked at in every callback, and whom an error in one is told.
+// Handles stand on it, transports on handles, and LoopCore (loop_core.hpp) on all of them.
+#pragma once
+
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include <zloop/loop.hpp>
+
+#include "state.hpp"
+
+namespace zl {
+
+struct transport;
+
+/// Written parts that leave together when the running callback returns. One per loop: a second
+/// transport that writes sends the first one's.
+struct cork {
+    static constexpr unsigned most_parts = 16;
+    static constexpr std::size_t most_bytes = 16 * 1024;
+
+    transport* owner = nullptr;                    // a reference
+    void (*send)(cork& taken) noexcept = nullptr;  // takes owner and parts; may call Python
+    unsigned count = 0;
+    std::size_t bytes = 0;
+    PyObject* parts[most_parts];  // bytes objects, owned
+};
+
+struct loop_state_fields {
+    module_state* state = nullptr;
+    std::unique_ptr<zloop::loop> loop;  // null once closed
+    py::ref module;                     // keeps `state` alive
+    py::ref failure;                    // an exception that leaves run_forever: _run_once raises it
+
+    bool debug = false;
+    bool closed = false;
+    bool dropping = false;     // what is queued ends without calling Python
+    bool in_callback = false;  // Python runs, called by the loop
+
+    unsigned long thread = 0;                   // that runs the loop, or 0
+    std::mutex callback_mutex;                  // for callback_returned; what it is about belongs to the GIL
+    std::condition_variable callback_returned;  // of a handle that a canceller in another thread awaits
+    zl::cork cork;
+    transport* transports = nullptr;       // open ones; one reference each
+    std::vector<transport*> transport_of;  // the sockets' by descriptor; borrowed
+
+    using owned = py::owned<&loop_state_fields::module, &loop_state_fields::failure>;
+};
+
+struct loop_state : py::object, loop_state_fields {
+    /// Takes the exception out of Python's error indicator and ends the turn; _run_once raises it. What
+    /// still runs until then may call Python: it finds the indicator clear.
+    void fail() noexcept;
+
+    /// Raises what fail() has taken, if there is something.
+    void raise_failure();
+
+    /// Sees to an error that has nobody to go to. The indicator is set.
+    void report_unraisable(PyObject* where) noexcept;
+
+    /// Sees to an exception from a callback, as asyncio.Handle._run does. The indicator is set.
+    void report_callback(PyObject* handle) noexcept;
+
+    /// Raises asyncio's "Event loop is closed" when it is.
+    void check_closed() const;
+};
+
+inline loop_state& state_of_loop(PyObject* object) noexcept { return *reinterpret_cast<loop_state*>(object); }
+
+/// Sends what is corked on `core`'s loop.
+void flush_cork(loop_state& core) noexcept;
+
+/// Python runs, called by the loop: what it writes is corked until the end of the scope.
+class callback_scope {
+public:
+    explicit callback_scope(loop_state& core) noexcept
+        : core_(core), outer_(std::exchange(core.in_callback, true)) {}
+    callback_scope(const callback_scope&) = delete;
+    callback_scope& operator=(const callback_scope&) = delete;
+    ~callback_scope() {
+        core_.in_callback = outer_;
+        while (!outer_ && core_.cork.owner != nullptr) {
+            flush_cork(core_);
+        }
+    }
+
+private:
+    loop_state& core_;
+    bool outer_;
+};
+
+}  // namespace zl

@@ -1,0 +1,170 @@
+// module/transport.cpp: birth, flow control and end of any transport. See transport.hpp.
+
+#include "transport.hpp"
+
+#include <limits>
+
+namespace zl {
+
+namespace {
+
+/// A limit in bytes that asyncio has checked: a number that is not negative.
+std::size_t size_of(PyObject* value) {
+    const double size = PyFloat_AsDouble(value);
+    if (size == -1.0 && PyErr_Occurred()) {
+        throw py::error_set{};
+    }
+    constexpr auto most = std::numeric_limits<std::ptrdiff_t>::max();
+    return size < static_cast<double>(most) ? static_cast<std::size_t>(size) : static_cast<std::size_t>(most);
+}
+
+}  // namespace
+
+void transport::set_high_water(PyObject* value) { high_water = size_of(value); }
+void transport::set_low_water(PyObject* value) { low_water = size_of(value); }
+
+// Birth.
+
+void transport::begin(PyObject* waiter) {
+    module_state& state = *core->state;
+    const py::ref connection_made =
+        py::ref::steal(PyObject_GetAttr(protocol.get(), state.str_connection_made.get()));
+    const py::ref begin_reading = py::attribute(self(), "_begin_reading");
+    next = core->transports;
+    if (next != nullptr) {
+        next->previous = this;
+    }
+    core->transports = this;
+    open = true;
+    Py_INCREF(self());  // the list's
+
+    try {
+        schedule(*core, connection_made.get(), {self()}, context.get());
+        schedule(*core, begin_reading.get(), {}, context.get());
+        if (waiter != Py_None) {
+            schedule(*core, state.set_result_unless_cancelled.get(), {waiter, Py_None}, context.get());
+        }
+    } catch (...) {
+        orphan();
+        throw;
+    }
+}
+
+// Flow control.
+
+void transport::tell_flow(PyObject* method, const char* message) noexcept {
+    const py::ref called = protocol;
+    if (py::try_call_method(called.get(), method)) {
+        return;
+    }
+    if (py::error_is_fatal()) {
+        core->fail();
+        return;
+    }
+    const py::ref error = py::take_error();
+    const py::ref words = py::ref::adopt(PyUnicode_FromString(message));
+    if (!words || !py::try_call_method(core->self(), core->state->str_flow_failed.get(), self(), error.get(),
+                                       words.get())) {
+        core->fail();
+    }
+}
+
+// The end.
+
+void transport::schedule_lost(PyObject* error) {
+    const py::ref method =
+        py::ref::steal(PyObject_GetAttr(self(), core->state->str_call_connection_lost.get()));
+    schedule(*core, method.get(), {error}, context.get());
+}
+
+py::ref transport::call_connection_lost(PyObject* error) {
+    if (lost) {
+        return py::none();
+    }
+    lost = true;
+    const py::ref alive = py::ref::borrow(self());
+    const py::ref called = std::exchange(protocol, py::none());
+    py::ref done = py::try_call_method(called.get(), core->state->str_connection_lost.get(), error);
+    py::ref failure = done ? nullptr : py::take_error();
+    kind->close_descriptor(*this);
+    release_if_over();
+    if (failure) {
+        py::restore_error(std::move(failure));
+        throw py::error_set{};
+    }
+    return py::none();
+}
+
+void transport::release_if_over() noexcept {
+    if (!open || !(lost || orphaned) || reader.running() || writer.running()) {
+        return;
+    }
+    (previous != nullptr ? previous->next : core->transports) = next;
+    if (next != nullptr) {
+        next->previous = previous;
+    }
+    open = false;
+    Py_DECREF(self());
+}
+
+void transport::orphan() noexcept {
+    orphaned = true;
+    kind->leave_service(*this);
+    release_if_over();
+}
+
+void transport::finalize() noexcept {
+    if (lost || core == nullptr) {
+        return;
+    }
+    py::ref pending = PyErr_Occurred() ? py::take_error() : nullptr;
+    if (PyErr_ResourceWarning(self(), 1, "unclosed transport %R", self()) != 0) {
+        PyErr_WriteUnraisable(self());
+    }
+    lost = true;
+    kind->close_descriptor(*this);
+    if (pending) {
+        py::restore_error(std::move(pending));
+    }
+}
+
+void transport::fatal_error(py::ref error, const char* message) noexcept {
+    if (core->debug || !PyErr_GivenExceptionMatches(error.get(), PyExc_OSError)) {
+        const py::ref words = py::ref::adopt(PyUnicode_FromString(message));
+        if (!words || !py::try_call_method(core->self(), core->state->str_fatal_error.get(), self(),
+                                           error.get(), words.get())) {
+            core->fail();
+        }
+    }
+    kind->force_close(*this, error.get());
+}
+
+void transport::fatal_error_from_indicator(const char* message) noexcept {
+    if (py::error_is_fatal()) {
+        core->fail();
+    } else {
+        fatal_error(py::take_error(), message);
+    }
+}
+
+void transport::log(const char* what) noexcept {
+    const py::ref words = py::ref::adopt(PyUnicode_FromString(what));
+    if (!words || !py::try_call_method(core->self(), core->state->str_log_debug.get(), self(), words.get())) {
+        core->report_unraisable(self());
+    }
+}
+
+// The type.
+
+py::ref detail::make_transport_type(PyObject* module, PyType_Spec& spec, PyObject* bases) {
+    const py::ref transports = py::import("asyncio.transports");
+    const py::ref mixin = py::attribute(transports.get(), "_FlowControlMixin");
+    py::check_slot(mixin.get(), "_extra", offsetof(transport_slots, extra));
+    py::check_slot(mixin.get(), "_loop", offsetof(transport_slots, loop));
+    if (reinterpret_cast<PyTypeObject*>(mixin.get())->tp_basicsize != offsetof(transport_slots, dict)) {
+        py::raise(PyExc_ImportError, "zloop does not know this asyncio: its transports have other slots");
+    }
+    return py::ref::steal(PyType_FromModuleAndSpec(module, &spec, bases));
+}
+
+}  // namespace zl
