@@ -38,16 +38,26 @@ double seconds_from(double converted) {
 }
 
 int descriptor_of(PyObject* object) {
-    const int descriptor = PyObject_AsFileDescriptor(object);
+    py::ref number = py::ref::borrow(object);
+    if (!PyLong_Check(object)) {  // as selectors: int(object.fileno()), and its words
+        const py::ref given = py::ref::adopt(PyObject_CallMethod(object, "fileno", nullptr));
+        number = py::ref::adopt(given ? PyNumber_Long(given.get()) : nullptr);
+        if (!number) {
+            if (PyErr_ExceptionMatches(PyExc_AttributeError) || PyErr_ExceptionMatches(PyExc_TypeError) ||
+                PyErr_ExceptionMatches(PyExc_ValueError)) {
+                PyErr_Clear();
+                py::raise_format(PyExc_ValueError, "Invalid file object: %R", object);
+            }
+            throw py::error_set{};
+        }
+    }
+    const int descriptor = PyObject_AsFileDescriptor(number.get());
     if (descriptor < 0) {
         if (PyErr_ExceptionMatches(PyExc_OverflowError)) {
             throw py::error_set{};
         }
-        PyErr_Clear();  // selectors' words, and its exception:
-        if (PyLong_Check(object)) {
-            py::raise_format(PyExc_ValueError, "Invalid file descriptor: %S", object);
-        }
-        py::raise_format(PyExc_ValueError, "Invalid file object: %R", object);
+        PyErr_Clear();
+        py::raise_format(PyExc_ValueError, "Invalid file descriptor: %S", number.get());
     }
     return descriptor;
 }

@@ -82,7 +82,7 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
             handle._run()
             seconds = self.time() - begin
             if seconds >= self.slow_callback_duration:
-                logger.warning(
+                base_events.logger.warning(
                     "Executing %s took %.3f seconds", base_events._format_handle(handle), seconds
                 )
         finally:
@@ -101,13 +101,20 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
 
     def _ensure_fd_no_transport(self, fd: Any) -> None:
         super()._ensure_fd_no_transport(fd)  # those that asyncio's own code made
-        transport = self._transport_on(fd)
+        transport = self._transport_on(fd if isinstance(fd, int) else int(fd.fileno()))
         if transport is not None and not transport.is_closing():
             raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
 
     def _make_socket_transport(
         self, sock, protocol, waiter=None, *, extra=None, server=None, context=None
     ):
+        if (
+            type(sock) is not socket.socket
+        ):  # its recv() and send() may be its own: asyncio calls them
+            more = {} if context is None else {"context": context}
+            return super()._make_socket_transport(
+                sock, protocol, waiter, extra=extra, server=server, **more
+            )
         self._ensure_fd_no_transport(sock)
         return self._new_socket_transport(sock, protocol, waiter, extra, server, context)
 
@@ -137,7 +144,7 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
-        self._new_socket_transport(rawsock, tls, None, extra, server, context)
+        self._make_socket_transport(rawsock, tls, extra=extra, server=server, context=context)
         return tls._app_transport
 
     def _transport_failed(self, transport, exc: BaseException, message: str) -> None:
@@ -177,6 +184,19 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
         ssl_shutdown_timeout=constants.SSL_SHUTDOWN_TIMEOUT,
         context=None,  # from 3.15 on
     ):
+        if type(sock) is not socket.socket:  # it has an accept() of its own, perhaps
+            more = [] if context is None else [context]
+            super()._start_serving(
+                protocol_factory,
+                sock,
+                sslcontext,
+                server,
+                backlog,
+                ssl_handshake_timeout,
+                ssl_shutdown_timeout,
+                *more,
+            )
+            return
         accept = None
         if sslcontext is not None:
             accept = functools.partial(

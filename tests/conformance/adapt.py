@@ -5,8 +5,10 @@ changes nothing: `cpython.py --loop asyncio:SelectorEventLoop` runs the stock lo
 them, and finds no difference.
 """
 
+from asyncio.base_events import BaseEventLoop
 from types import ModuleType
 from typing import Any
+from unittest.mock import Mock
 
 from test.test_asyncio import utils  # type: ignore[import-not-found]
 
@@ -26,8 +28,15 @@ def module(module: ModuleType, ours: type) -> None:
         module.BaseTest.new_loop = lambda self: loop_without_asyncgens(ours)
     if name == "test_pep492":
         module.BaseTest.setUp = lambda self: set_up_loop(self, ours)
+    if name == "test_selector_events" and not selects(ours):
+        module.TestBaseSelectorEventLoop = lambda selector: ours()  # the mock has nothing to do
     if name == "test_base_events":
         module.BaseEventLoopTests.setUp = lambda self: set_up_loop(self, ours)
+
+
+def selects(ours: type) -> bool:
+    """Whether our loop is driven by a selector: it is the stock one, for the proof."""
+    return getattr(ours, "_run_once", None) is BaseEventLoop._run_once
 
 
 def close_loop(stock: Any) -> Any:
@@ -144,7 +153,35 @@ def loop_without_asyncgens(ours: type) -> Any:
 
 
 def set_up_loop(self: Any, ours: type) -> None:
-    """These setUp methods mock the selector of a BaseEventLoop; a whole loop needs no mock."""
+    """These setUp methods mock the selector of a BaseEventLoop: no turn waits, and some step the loop.
+
+    The stock loop keeps the mock; ours makes one turn, which does not wait.
+    """
     utils.TestCase.setUp(self)
-    self.loop = ours()
+    self.loop = ours() if selects(ours) else stepped(ours)()
     self.set_event_loop(self.loop)
+    if selects(ours):
+        self.loop._selector.select = Mock(return_value=())
+
+
+def stepped(ours: type) -> type:
+    """Our loop, whose `_run_once` is one turn also for a test that calls it."""
+
+    class SteppedLoop(ours):  # type: ignore[misc]
+        by_hand = True
+
+        def run_forever(self) -> None:
+            self.by_hand = False
+            try:
+                super().run_forever()
+            finally:
+                self.by_hand = True
+
+        def _run_once(self) -> None:
+            if self.by_hand:
+                self.call_soon(self.stop)
+            super()._run_once()
+            if self.by_hand:
+                self._stopping = False
+
+    return SteppedLoop

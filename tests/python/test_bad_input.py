@@ -55,6 +55,21 @@ def both(ask: Callable[[Any], Any]) -> tuple[Any, Any]:
     return answers[0], answers[1]
 
 
+class File:
+    """A file object, whose number is `given`, or is none because `given` was raised."""
+
+    def __init__(self, given: Any) -> None:
+        self.given = given
+
+    def __repr__(self) -> str:
+        return "File()"
+
+    def fileno(self) -> Any:
+        if isinstance(self.given, Exception):
+            raise self.given
+        return self.given
+
+
 LOOP_CALLS: dict[str, Callable[[Any], Any]] = {
     "call_soon()": lambda loop: loop.call_soon(),
     "call_soon(unknown=)": lambda loop: loop.call_soon(print, unknown=1),
@@ -98,6 +113,12 @@ LOOP_CALLS: dict[str, Callable[[Any], Any]] = {
     "add_reader(closed number)": lambda loop: loop.add_reader(987, print),
     "add_reader(huge)": lambda loop: loop.add_reader(1 << 40, print),
     "add_reader(huger)": lambda loop: loop.add_reader(1 << 80, print),
+    "add_reader(file without a number)": lambda loop: loop.add_reader(File(None), print),
+    "add_reader(closed file)": lambda loop: loop.add_reader(File(-1), print),
+    "add_reader(file, text)": lambda loop: loop.add_reader(File("987"), print),
+    "add_reader(broken file)": lambda loop: loop.add_reader(File(OSError("broken")), print),
+    "add_reader(bad file)": lambda loop: loop.add_reader(File(ValueError("bad")), print),
+    "remove_reader(file, text)": lambda loop: loop.remove_reader(File("987")),
     "add_writer(-1)": lambda loop: loop.add_writer(-1, print),
     "add_writer(None)": lambda loop: loop.add_writer(None, print),
     "remove_reader()": lambda loop: loop.remove_reader(),
