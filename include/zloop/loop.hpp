@@ -5,11 +5,13 @@
 // order. A loop owns its backend; ops, timers and tasks belong to those who queued them.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <exception>
 #include <memory>
 #include <stdexcept>
+#include <utility>
 
 #include <zloop/backend.hpp>
 #include <zloop/default_backend.hpp>
@@ -29,7 +31,7 @@ protected:
 };
 
 /// Called around each look at the kernel, whether it sleeps or not, on the loop's thread: to let go of a
-/// lock meanwhile. A busy loop looks every 16th turn, or after 100 us.
+/// lock meanwhile. A busy loop looks every 64th turn, or after 100 us.
 class wait_hook {
 public:
     virtual void before_wait() noexcept = 0;
@@ -175,6 +177,7 @@ public:
     void begin_run() {
         check_process();
         unpolled_turns_ = most_unpolled_turns;
+        unclocked_turns_ = 0;
     }
 
     /// Ends the turn after the op that is running; the rest stays queued, in order.
@@ -247,9 +250,12 @@ public:
 private:
     // A poll costs 0.3 us or more, a turn that wakes a task a tenth of that: 1.8x on wake cycles.
     // The bounds are what a peer may wait for because of it.
-    static constexpr int most_unpolled_turns = 16;
-    static constexpr int unclocked_turns = 4;
+    static constexpr int most_unpolled_turns = 64;
     static constexpr nanoseconds most_unpolled_time = std::chrono::microseconds(100);
+
+    // The clock, 22 ns, is two thirds of an empty turn: while turns are short it is read every 8th time.
+    static constexpr int most_unclocked_turns = 7;
+    static constexpr nanoseconds short_time = most_unpolled_time / 4;  // of all turns since the last reading
 
     // A wait may fail for a while, for want of memory; those frames are in use until it does not.
     static constexpr int most_failed_waits = 64;
@@ -260,33 +266,37 @@ private:
         }
     }
 
-    /// Asks the kernel for events, unless it was asked just now; returns the time after that.
+    /// Asks the kernel for events, unless it was asked just now; returns the time after that, or a former
+    /// one where no timer wants to know.
     time_point poll(nanoseconds limit) {
-        if (!ready_.empty() && timers_.empty() && clock_ == nullptr && unpolled_turns_ < most_unpolled_turns &&
-            unpolled_turns_ % unclocked_turns != 0 && !interrupted_) {
-            ++unpolled_turns_;  // the clock, 22 ns, is two thirds of an empty turn
-            return last_poll_;
+        if (unclocked_turns_ != 0 && !ready_.empty() && timers_.empty() && clock_ == nullptr && !interrupted_) {
+            --unclocked_turns_;
+            ++unpolled_turns_;
+            return last_clock_;
         }
         time_point current = now();
         if (interrupted_) {  // by the clock, which may be a user's
             return current;
         }
         if (!ready_.empty()) {
-            if (unpolled_turns_ == 0) {
-                last_poll_ = current;
-            }
+            const bool are_short = current - std::exchange(last_clock_, current) < short_time;
             if (unpolled_turns_ < most_unpolled_turns && current - last_poll_ < most_unpolled_time) {
                 ++unpolled_turns_;
+                unclocked_turns_ = are_short ? std::min(most_unclocked_turns, most_unpolled_turns - unpolled_turns_) : 0;
                 return current;
             }
             ask(nanoseconds::zero());
+            unclocked_turns_ = are_short ? most_unclocked_turns : 0;
         } else {
             const nanoseconds sleep = until_next_timer(current, limit);
             ask(sleep);
             if (sleep != nanoseconds::zero()) {
                 current = now();
             }
+            unclocked_turns_ = 0;
+            last_clock_ = current;
         }
+        last_poll_ = current;
         unpolled_turns_ = 0;
         take_inbox();
         return current;
@@ -374,6 +384,8 @@ private:
     wait_hook* hook_ = nullptr;
     void (*on_failure_)(std::exception_ptr) = print_failure;
     time_point last_poll_{};
+    time_point last_clock_{};  // when the clock was read last, and how often that is still spared
+    int unclocked_turns_ = 0;
     int unpolled_turns_ = most_unpolled_turns;
     std::size_t expected_ = 0;
     bool stopping_ = false;
