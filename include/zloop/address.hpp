@@ -3,6 +3,8 @@
 // A value of 116 bytes, comparable, printable; no name is looked up here.
 #pragma once
 
+#include <zloop/config.hpp>
+
 #include <charconv>
 #include <cstdint>
 #include <cstring>

@@ -8,6 +8,8 @@
 // Everything but `wake` belongs to the loop's thread.
 #pragma once
 
+#include <zloop/config.hpp>
+
 #include <coroutine>
 #include <cstddef>
 #include <cstdint>

@@ -1,6 +1,7 @@
 // zloop/config.hpp: the version, and the platform in the words that the other headers use.
 //
-// The only header that defines macros; all of them begin with ZLOOP_.
+// The only header that defines macros; all of them begin with ZLOOP_. Every header has it before the system's
+// <coroutine>, which has words of its own for a compiler that is set to an older standard.
 #pragma once
 
 #if __cplusplus < 202002L

@@ -4,6 +4,8 @@
 // std::system_category. The end of a stream is no error: size 0.
 #pragma once
 
+#include <zloop/config.hpp>
+
 #include <cassert>
 #include <cerrno>
 #include <optional>

@@ -8,6 +8,8 @@
 // Any thread's calls count, the test's own too. Who makes calls fail is one thread at a time.
 #pragma once
 
+#include <zloop/config.hpp>
+
 #include <atomic>
 #include <cerrno>
 #include <cstddef>

@@ -1,6 +1,8 @@
 // zloop/fd.hpp: a file descriptor with one owner, who closes it.
 #pragma once
 
+#include <zloop/config.hpp>
+
 #include <utility>
 
 #include <unistd.h>

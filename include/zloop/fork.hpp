@@ -4,6 +4,8 @@
 // child. Asking for the process id instead costs a system call (0.17 us) each time.
 #pragma once
 
+#include <zloop/config.hpp>
+
 #include <atomic>
 #include <system_error>
 

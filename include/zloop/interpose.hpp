@@ -7,6 +7,8 @@
 // Not for programs that are linked statically, and of no use on other systems, where it is empty.
 #pragma once
 
+#include <zloop/config.hpp>
+
 #if defined(__linux__)
 
 #include <csignal>

@@ -6,6 +6,8 @@
 // too and finds out that it was cancelled.
 #pragma once
 
+#include <zloop/config.hpp>
+
 #include <cassert>
 
 namespace zloop {

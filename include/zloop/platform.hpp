@@ -5,6 +5,8 @@
 // A write to a peer that is gone never raises SIGPIPE.
 #pragma once
 
+#include <zloop/config.hpp>
+
 #include <cerrno>
 #include <csignal>
 #include <ctime>
@@ -13,7 +15,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <zloop/config.hpp>
 #include <zloop/fd.hpp>
 
 namespace zloop::detail {

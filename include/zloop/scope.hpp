@@ -5,6 +5,8 @@
 // and children live in coroutine frames, and take themselves out before these go.
 #pragma once
 
+#include <zloop/config.hpp>
+
 #include <cassert>
 
 namespace zloop {

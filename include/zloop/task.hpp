@@ -10,6 +10,8 @@
 // thread-local is needed to await.
 #pragma once
 
+#include <zloop/config.hpp>
+
 #include <concepts>
 #include <coroutine>
 #include <exception>

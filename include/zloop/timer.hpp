@@ -5,6 +5,8 @@
 // Four children a node: half the levels of a binary heap, and siblings share a cache line.
 #pragma once
 
+#include <zloop/config.hpp>
+
 #include <chrono>
 #include <cstddef>
 #include <cstdint>

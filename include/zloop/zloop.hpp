@@ -1,10 +1,10 @@
 // zloop/zloop.hpp: all of zloop but its test doubles (testing.hpp, scripted.hpp).
 #pragma once
 
-#include <zloop/attached.hpp>
 #include <zloop/config.hpp>
 
 #include <zloop/address.hpp>
+#include <zloop/attached.hpp>
 #include <zloop/backend.hpp>
 #include <zloop/backtrace.hpp>
 #include <zloop/cancel.hpp>

@@ -190,14 +190,19 @@ def test_the_python_package_says_where_its_headers_are(tmp_path: Path) -> None:
     assert headers(Path(include)) == headers(ROOT / "include")
 
 
-def test_a_compiler_that_is_set_to_an_older_standard_says_what_is_missing(tmp_path: Path) -> None:
-    program = customer(tmp_path) / "main.cpp"
+@pytest.mark.parametrize("header", sorted(path.name for path in (ROOT / "include" / "zloop").iterdir()))
+def test_a_compiler_that_is_set_to_an_older_standard_says_what_is_missing(
+    header: str, tmp_path: Path
+) -> None:
+    program = tmp_path / "main.cpp"
+    program.write_text(f"#include <zloop/{header}>\n")
     command = [*CXX, "-std=c++17", "-fsyntax-only", f"-I{ROOT / 'include'}", program]
 
     done = subprocess.run(command, capture_output=True, text=True)
 
     assert done.returncode != 0
-    assert "zloop needs C++20" in next(line for line in done.stderr.splitlines() if "error" in line)
+    first = next(line for line in done.stderr.splitlines() if "error: " in line)
+    assert "zloop needs C++20" in first
 
 
 def test_the_amalgamated_header_is_all_that_a_program_needs(tmp_path: Path) -> None:
