@@ -62,7 +62,7 @@ public:
     }
 
     /// Some of the `count` bytes at `offset` of the regular file `file`, which stays open meanwhile; the
-    /// kernel moves them. send_file (stream.hpp) sends all.
+    /// kernel moves them. send_file (send_file.hpp) sends all.
     /// Completes: with the bytes sent; with none at the file's end.
     /// Fails:     as send does, or as sendfile(2) for what is no file.
     auto sendfile(int file, std::int64_t offset, std::size_t count) noexcept {

@@ -1,13 +1,23 @@
-// zloop/stream.hpp: whole messages out of byte streams: read_exactly, read_until, write_all.
+// zloop/stream.hpp: what a byte stream is, and whole messages out of one and into one: read_exactly,
+// read_until, write_all.
 //
-// For anything that has recv(span) and send(span) as awaitables, a `byte_stream`: a socket, or a
-// user's own layer on top of one. Buffers belong to the caller and stay alive until the end.
+// For anything that has recv(span) or send(span) as awaitables: a socket, a pipe, standard input, or a
+// user's own layer on top of one. Buffers belong to the caller and stay alive until the end. Who reads many
+// small messages takes a buffered_reader (buffered_reader.hpp).
 #pragma once
 
+#include <zloop/config.hpp>
+
+#include <algorithm>
+#include <array>
+#include <concepts>
 #include <cstddef>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
+
+#include <sys/uio.h>
 
 #include <zloop/error.hpp>
 #include <zloop/task.hpp>
@@ -39,14 +49,110 @@ concept byte_sink = requires(S& stream, std::span<const std::byte> from) {
 template <class S>
 concept byte_stream = byte_source<S> && byte_sink<S>;
 
+/// A source whose `receive()` lends some bytes until the next await; none at the end.
+template <class S>
+concept borrowing_source = byte_source<S> && requires(S& stream) {
+    { stream.receive() } -> awaitable_to<result<std::span<const std::byte>>>;
+};
+
+/// A sink whose `send(buffers)` takes some bytes of several buffers, in order; at least one.
+template <class S>
+concept vectored_sink = byte_sink<S> && requires(S& stream, std::span<const iovec> from) {
+    { stream.send(from) } -> awaitable_to<result<std::size_t>>;
+};
+
 /// The bytes of `text`, to send.
 inline std::span<const std::byte> bytes_of(std::string_view text) noexcept {
     return std::as_bytes(std::span(text.data(), text.size()));
 }
 
+/// `bytes` that were received, to look at; it stays as they do.
+inline std::string_view as_text(std::span<const std::byte> bytes) noexcept {
+    return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+namespace detail {
+
+/// What is left of several buffers, as the system takes it: so many at a time as fit into a task's frame.
+class unsent_parts {
+public:
+    explicit unsent_parts(std::span<const std::span<const std::byte>> parts) noexcept : rest_(parts) {
+        skip(0);
+    }
+
+    /// The next buffers, none of them empty; no buffer when all is sent.
+    std::span<const iovec> next() noexcept {
+        std::size_t count = 0;
+        std::size_t begin = begin_;
+        for (std::size_t index = 0; index < rest_.size() && count < window_.size(); ++index) {
+            const auto part = rest_[index].subspan(std::exchange(begin, 0));
+            if (!part.empty()) {
+                window_[count++] = {const_cast<std::byte*>(part.data()), part.size()};
+            }
+        }
+        return {window_.data(), count};
+    }
+
+    void skip(std::size_t sent) noexcept {
+        begin_ += sent;
+        while (!rest_.empty() && begin_ >= rest_.front().size()) {
+            begin_ -= rest_.front().size();
+            rest_ = rest_.subspan(1);
+        }
+    }
+
+private:
+    std::span<const std::span<const std::byte>> rest_;
+    std::size_t begin_ = 0;  // in the first of them
+    std::array<iovec, 16> window_;
+};
+
+/// Looks for a delimiter in text that grows at its end, and at each character of it once.
+class delimiter_search {
+public:
+    explicit delimiter_search(std::string delimiter) noexcept : delimiter_(std::move(delimiter)) {}
+
+    /// The size up to and with the delimiter; npos: it has not come.
+    std::size_t size_in(std::string_view text) noexcept {
+        const auto found = text.find(delimiter_, searched_);
+        if (found != std::string_view::npos) {
+            return found + delimiter_.size();
+        }
+        // It may have begun in what there is.
+        searched_ = text.size() < delimiter_.size() ? 0 : text.size() - delimiter_.size() + 1;
+        return std::string_view::npos;
+    }
+
+private:
+    std::string delimiter_;
+    std::size_t searched_ = 0;
+};
+
+/// Room at the end of a text; what nothing came into goes, also when reading throws.
+class room_behind {
+public:
+    room_behind(std::string& text, std::size_t size) : text_(text), filled_(text.size()) {
+        text.resize(filled_ + size);
+    }
+    room_behind(const room_behind&) = delete;
+    room_behind& operator=(const room_behind&) = delete;
+    ~room_behind() { text_.resize(filled_); }
+
+    std::span<std::byte> bytes() noexcept {
+        return std::as_writable_bytes(std::span(text_.data() + filled_, text_.size() - filled_));
+    }
+    void keep(std::size_t count) noexcept { filled_ += count; }
+
+private:
+    std::string& text_;
+    std::size_t filled_;
+};
+
+}  // namespace detail
+
 /// Sends all of `buffer`.
 /// Fails: as send does; then an unknown part is sent.
-template <byte_stream S>
+template <byte_sink S>
 task<result<void>> write_all(S& stream, std::span<const std::byte> buffer) {
     while (!buffer.empty()) {
         auto [error, sent] = co_await stream.send(buffer);
@@ -58,9 +164,34 @@ task<result<void>> write_all(S& stream, std::span<const std::byte> buffer) {
     co_return {};
 }
 
+/// Sends all of `parts`, in order: together where the sink takes several buffers, else one after the other.
+/// The list stays alive until the end as well.
+/// Fails: as send does; then an unknown part is sent.
+template <byte_sink S>
+task<result<void>> write_all(S& stream, std::span<const std::span<const std::byte>> parts) {
+    if constexpr (vectored_sink<S>) {
+        detail::unsent_parts rest(parts);
+        for (auto next = rest.next(); !next.empty(); next = rest.next()) {
+            auto [error, sent] = co_await stream.send(next);
+            if (error) {
+                co_return error;
+            }
+            rest.skip(sent);
+        }
+    } else {
+        for (const auto part : parts) {
+            const auto written = co_await write_all(stream, part);
+            if (!written) {
+                co_return written;
+            }
+        }
+    }
+    co_return {};
+}
+
 /// Fills `buffer`.
 /// Fails: `errc::end_of_stream` when the stream ends inside; what came is in the buffer.
-template <byte_stream S>
+template <byte_source S>
 task<result<void>> read_exactly(S& stream, std::span<std::byte> buffer) {
     while (!buffer.empty()) {
         auto [error, count] = co_await stream.recv(buffer);
@@ -77,32 +208,29 @@ task<result<void>> read_exactly(S& stream, std::span<std::byte> buffer) {
 
 /// Appends to `buffer` until `delimiter` is in it, and returns the size up to and with the delimiter.
 /// What came behind it stays in the buffer: erase what was used and call again.
-/// Fails: `errc::limit_exceeded` when `limit_bytes` hold no delimiter, `errc::end_of_stream`.
-template <byte_stream S>
+/// Fails: `errc::limit_exceeded` when `limit_bytes` hold no delimiter, `errc::end_of_stream`, as recv does;
+///        what came is in the buffer.
+template <byte_source S>
 task<result<std::size_t>> read_until(S& stream, std::string& buffer, std::string delimiter,
                                      std::size_t limit_bytes = 64 * 1024) {
     constexpr std::size_t step = 4096;
-    std::size_t searched = 0;
+    detail::delimiter_search end(std::move(delimiter));
     for (;;) {
-        if (const auto found = buffer.find(delimiter, searched); found != std::string::npos) {
-            co_return found + delimiter.size();
+        if (const auto size = end.size_in(buffer); size != std::string::npos) {
+            co_return size;
         }
         if (buffer.size() >= limit_bytes) {
             co_return errc::limit_exceeded;
         }
-        // The delimiter may have begun in what we have.
-        searched = buffer.size() < delimiter.size() ? 0 : buffer.size() - delimiter.size() + 1;
-        const std::size_t filled = buffer.size();
-        buffer.resize(filled + (limit_bytes - filled < step ? limit_bytes - filled : step));
-        auto [error, count] =
-            co_await stream.recv(std::as_writable_bytes(std::span(buffer.data() + filled, buffer.size() - filled)));
-        buffer.resize(filled + (error ? 0 : count));
+        detail::room_behind room(buffer, std::min(limit_bytes - buffer.size(), step));
+        auto [error, count] = co_await stream.recv(room.bytes());
         if (error) {
             co_return error;
         }
         if (count == 0) {
             co_return errc::end_of_stream;
         }
+        room.keep(count);
     }
 }
 

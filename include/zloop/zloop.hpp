@@ -7,9 +7,11 @@
 #include <zloop/attached.hpp>
 #include <zloop/backend.hpp>
 #include <zloop/backtrace.hpp>
+#include <zloop/buffered_reader.hpp>
 #include <zloop/cancel.hpp>
 #include <zloop/channel.hpp>
 #include <zloop/connect.hpp>
+#include <zloop/copy.hpp>
 #include <zloop/datagram.hpp>
 #include <zloop/default_backend.hpp>
 #include <zloop/epoll.hpp>
@@ -28,6 +30,7 @@
 #include <zloop/pipe.hpp>
 #include <zloop/resolve.hpp>
 #include <zloop/scope.hpp>
+#include <zloop/send_file.hpp>
 #include <zloop/signal.hpp>
 #include <zloop/site.hpp>
 #include <zloop/sleep.hpp>

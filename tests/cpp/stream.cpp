@@ -1,10 +1,14 @@
 #include <zloop/stream.hpp>
 
+#include <stdexcept>
 #include <string>
+#include <vector>
 
+#include <zloop/foreign_stream.hpp>
 #include <zloop/testing.hpp>
 
 #include "catch.hpp"
+#include "probes.hpp"
 #include "support.hpp"
 
 using namespace zloop;
@@ -174,18 +178,169 @@ TEST_CASE("a cancel ends a helper in the middle", "[stream]") {
     CHECK(text.substr(0, 3) == "hel");
 }
 
-TEST_CASE("whatever has recv and send is a byte stream", "[stream]") {
+TEST_CASE("whatever has recv or send is a byte source or sink", "[stream]") {
     struct slow {  // a layer of somebody else's: a byte at a time
         stream& below;
         auto recv(std::span<std::byte> buffer) { return below.recv(buffer); }
         auto send(std::span<const std::byte> buffer) { return below.send(buffer.first(1)); }
     };
     static_assert(byte_stream<stream>);
+    static_assert(byte_stream<foreign_stream>);
     static_assert(byte_stream<slow>);
-    static_assert(!byte_stream<std::string>);
+    static_assert(byte_source<countdown> && !byte_sink<countdown>);
+    static_assert(byte_sink<wall> && !byte_source<wall>);
+    static_assert(!byte_source<std::string> && !byte_sink<std::string>);
+    static_assert(borrowing_source<stream> && vectored_sink<stream>);
+    static_assert(!borrowing_source<foreign_stream> && !vectored_sink<foreign_stream>);
     fixture with;
     slow layer{with.socket};
 
     CHECK(run(with.on, write_all(layer, bytes_of("abc"))));
     CHECK(with.peer.written == "abc");
+}
+
+TEST_CASE("a source whose recv is a task, and that is no sink, is read from", "[stream]") {
+    virtual_loop on;
+    countdown from;
+    std::string text(3, '\0');
+    CHECK(run(on, read_exactly(from, std::as_writable_bytes(std::span(text)))));
+    CHECK(text == "987");
+    text.clear();
+    CHECK(run(on, read_until(from, text, "4")).value() == 3);
+    CHECK(text == "6543");  // two at a time
+    CHECK(run(on, read_until(from, text, "x")).error() == errc::end_of_stream);
+    CHECK(text == "6543210");
+}
+
+TEST_CASE("read_until leaves no empty room behind when its source throws", "[stream]") {
+    struct broken {
+        task<result<std::size_t>> recv(std::span<std::byte>) {
+            co_await next_turn();
+            throw std::domain_error("broken");
+        }
+    };
+    virtual_loop on;
+    broken from;
+    std::string text = "kept";
+    CHECK_THROWS_AS(run(on, read_until(from, text, "\n")), std::domain_error);
+    CHECK(text == "kept");
+}
+
+TEST_CASE("write_all sends several parts in order, through short writes", "[stream]") {
+    fixture with;
+    std::vector<std::span<const std::byte>> parts;
+    std::string whole;
+    const std::string letters = "abcdefghijklmnopqrstuvwxyz";
+    for (std::size_t index = 0; index < 100; ++index) {
+        const auto part = std::string_view(letters).substr(index % 7, index * 5 % 11);  // some are empty
+        parts.push_back(bytes_of(part));
+        whole += part;
+    }
+    SECTION("that take a byte at a time") {
+        for (std::size_t count = 0; count < whole.size(); ++count) {
+            with.peer.takes(1);
+        }
+    }
+    SECTION("of all lengths") {
+        for (std::size_t count = 1; count < whole.size(); count += 3) {
+            with.peer.takes(count);
+        }
+    }
+    SECTION("that wait") {
+        with.peer.takes(5).stalls_write().takes(17).takes(0);
+        with.on.kernel().after(1s, [&] { with.peer.takes(1000); });
+    }
+
+    CHECK(run(with.on, write_all(with.socket, parts)));
+    CHECK(with.peer.written == whole);
+}
+
+TEST_CASE("write_all of no parts, or of empty ones, asks for nothing", "[stream]") {
+    fixture with;
+    with.peer.fails_write(EPIPE);
+    const std::span<const std::byte> parts[3];
+
+    CHECK(run(with.on, write_all(with.socket, std::span(parts).first(0))));
+    CHECK(run(with.on, write_all(with.socket, parts)));
+}
+
+TEST_CASE("write_all of several parts fails as send does, and is cancelled", "[stream]") {
+    fixture with;
+    const std::span<const std::byte> parts[] = {bytes_of("hello, "), bytes_of("world")};
+    SECTION("fails") {
+        with.peer.takes(9).fails_write(ECONNRESET);
+        CHECK(run(with.on, write_all(with.socket, parts)).error() == std::errc::connection_reset);
+    }
+    SECTION("is cancelled") {
+        with.peer.takes(9).takes(0);
+        auto writing = with.on.start(write_all(with.socket, parts));
+        with.on.settle();
+        writing.cancel();
+        CHECK(with.on.join(writing).error() == std::errc::operation_canceled);
+    }
+    CHECK(with.peer.written == "hello, wo");
+}
+
+TEST_CASE("write_all sends part after part to a sink that takes one buffer at a time", "[stream]") {
+    virtual_loop on;
+    wall to;
+    const std::span<const std::byte> parts[] = {bytes_of("ab"), {}, bytes_of("cde"), bytes_of("f")};
+    CHECK(run(on, write_all(to, parts)));
+    CHECK(to.seen == "abcdef");
+
+    to.room = 9;
+    CHECK(run(on, write_all(to, parts)).error() == std::errc::no_space_on_device);
+    CHECK(to.seen == "abcdefabc");
+}
+
+TEST_CASE("write_all sends more parts than a system call takes", "[stream]") {
+    loop on(each_backend());
+    connection with(on, GENERATE(kind::tcp, kind::unix_socket));
+    std::string whole;
+    for (int index = 0; index < 30'000; ++index) {
+        whole += std::to_string(index) + ' ';
+    }
+    std::vector<std::span<const std::byte>> parts;
+    for (std::size_t at = 0; at < whole.size(); at += 97) {
+        parts.push_back(bytes_of(std::string_view(whole).substr(at, 97)));
+    }
+    job<result<void>> writing(on, write_all(with.socket, parts));
+    std::string got;
+    CHECK(turn_until(on, [&] {
+        if (is_readable(with.peer.get())) {
+            got += with.peer_reads();
+        }
+        return got.size() == whole.size();
+    }));
+    CHECK(finish(on, writing));
+    CHECK(got == whole);
+}
+
+TEST_CASE("whole messages are read and written without allocating", "[stream]") {
+    if (!probes::counts_allocations) {
+        return;
+    }
+    loop on(each_backend());
+    connection with(on, kind::unix_socket);
+    const std::span<const std::byte> parts[] = {bytes_of("hello, "), bytes_of("world\n")};
+    std::string line;
+    line.reserve(8192);
+    std::byte room[3];
+    auto work = [&]() -> task<> {
+        (co_await write_all(with.socket, bytes_of("head\n"))).value();
+        (co_await write_all(with.socket, parts)).value();
+        (co_await read_exactly(with.socket, room)).value();
+        line.clear();
+        (co_await read_until(with.socket, line, "\n")).value();
+    };
+    const auto round = [&] {
+        with.sends("abcde\n");
+        run(on, work());
+    };
+    round();
+    const std::size_t before = probes::allocations();
+    for (int count = 0; count < 10; ++count) {
+        round();
+    }
+    CHECK(probes::allocations() - before == 0);
 }

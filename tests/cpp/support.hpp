@@ -285,11 +285,43 @@ inline zloop::task<zloop::result<std::size_t>> send_some(zloop::stream& to, std:
     co_return co_await to.send(zloop::bytes_of(text));
 }
 
+/// A source alone, of tasks: "9876543210", two bytes at a time at most.
+struct countdown {
+    char next = '9';
+
+    zloop::task<zloop::result<std::size_t>> recv(std::span<std::byte> into) {
+        co_await zloop::next_turn();
+        std::size_t count = 0;
+        for (; count < std::min<std::size_t>(into.size(), 2) && next >= '0'; ++count) {
+            into[count] = static_cast<std::byte>(next--);
+        }
+        co_return count;
+    }
+};
+
+/// A sink alone, of tasks: takes two bytes at a time, up to a size.
+struct wall {
+    std::size_t room = 1000;
+    std::string seen;
+
+    zloop::task<zloop::result<std::size_t>> send(std::span<const std::byte> from) {
+        co_await zloop::next_turn();
+        if (seen.size() == room) {
+            co_return std::errc::no_space_on_device;
+        }
+        const std::size_t count = std::min({from.size(), std::size_t{2}, room - seen.size()});
+        seen += zloop::as_text(from.first(count));
+        co_return count;
+    }
+};
+
 inline zloop::task<zloop::result<zloop::stream>> connect_to(zloop::address where) {
     co_return co_await zloop::connect(where);
 }
 
-inline std::string message(std::errc code) { return zloop::system_error_code(static_cast<int>(code)).message(); }
+inline std::string message(std::errc code) {
+    return zloop::system_error_code(static_cast<int>(code)).message();
+}
 
 /// Fills the send buffers of `socket`, so that the next send waits.
 inline void fill(zloop::stream& socket) {

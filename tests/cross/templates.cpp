@@ -31,6 +31,8 @@ task<> serve(listener& door) {
     if (bytes) {
         static_cast<void>(co_await write_all(connection.socket, *bytes));
     }
+    const std::span<const std::byte> parts[] = {bytes_of("one"), bytes_of("two")};
+    static_cast<void>(co_await write_all(connection.socket, parts));
     static_cast<void>(connection.socket.shutdown(SHUT_WR));
 }
 
@@ -74,6 +76,16 @@ task<> exchange(loop& on) {
     foreign_stream input = standard_input();
     static_cast<void>(co_await input.recv(buffer));
     static_cast<void>(co_await input.send(buffer));
+    static_cast<void>(co_await copy(both.first, both.second));
+    static_cast<void>(co_await copy(input, both.second, 100));
+    static_cast<void>(co_await send_file(both.first, "/dev/null"));
+    static_cast<void>(co_await send_file(input, 0));
+    buffered_reader<foreign_stream&> lines(input);
+    static_cast<void>(co_await lines.read_line());
+    static_cast<void>(co_await lines.read_exactly(3));
+    static_cast<void>(co_await lines.receive());
+    static_cast<void>(co_await lines.recv(buffer));
+    static_cast<void>(co_await copy(lines, both.first));
 }
 
 task<> together() {
