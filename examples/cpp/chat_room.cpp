@@ -25,23 +25,17 @@ void say(const room& all, const guest* speaker, const std::string& line) {
 
 /// What the guest says goes to all others.
 zloop::task<> listen_to(const room& all, guest& self) {
-    std::string heard;
-    for (;;) {
-        const auto [error, size] = co_await zloop::read_until(self.socket, heard, "\n");
-        if (error) {
-            break;  // it left
-        }
-        say(all, &self, heard.substr(0, size));
-        heard.erase(0, size);
+    zloop::buffered_reader words(self.socket);
+    while (const auto line = co_await words.read_line()) {
+        say(all, &self, std::string(*line) + '\n');
     }
-    self.inbox.close();
+    self.inbox.close();  // it left
 }
 
 /// What comes into the inbox goes to the guest.
 zloop::task<> talk_to(guest& self) {
-    for (;;) {
-        const auto [error, line] = co_await self.inbox.receive();
-        if (error || !co_await zloop::write_all(self.socket, zloop::bytes_of(line))) {
+    while (const auto line = co_await self.inbox.receive()) {
+        if (!co_await zloop::write_all(self.socket, zloop::bytes_of(*line))) {
             break;
         }
     }
@@ -60,41 +54,33 @@ zloop::task<> welcome(room& all, zloop::stream socket) {
 zloop::task<> open(zloop::listener& door) {
     room all;
     zloop::nursery guests(co_await zloop::current_context());
-    for (;;) {
-        auto [error, guest] = co_await door.accept();
-        if (error) {
-            break;
-        }
-        guests.spawn(welcome(all, std::move(guest.socket)));
+    while (auto guest = co_await door.accept()) {
+        guests.spawn(welcome(all, std::move(guest->socket)));
     }
     guests.cancel();
     co_await guests.join();
 }
 
 zloop::task<bool> chat(zloop::address where) {
-    std::string ann_heard, bob_heard;
-    auto ann = (co_await zloop::connect(where)).value();
-    (co_await zloop::read_until(ann, ann_heard, "in\n")).value();
-    auto bob = (co_await zloop::connect(where)).value();
-    (co_await zloop::read_until(bob, bob_heard, "in\n")).value();
+    zloop::buffered_reader ann((co_await zloop::connect(where)).value());
+    (co_await ann.read_line()).value();
+    zloop::buffered_reader bob((co_await zloop::connect(where)).value());
+    (co_await bob.read_line()).value();
 
     (co_await zloop::write_all(ann, zloop::bytes_of("hello, you\n"))).value();
-    (co_await zloop::read_until(bob, bob_heard, "you\n")).value();
-    co_return bob_heard == "somebody comes in\nhello, you\n";
+    co_return (co_await bob.read_line()).value() == "hello, you";
 }
 
 int main(int count, char** arguments) {
-    const std::string argument = count > 1 ? arguments[1] : "7001";
-    const bool self_test = argument == "--self-test";
-    const auto port = static_cast<std::uint16_t>(self_test ? 0 : std::atoi(argument.c_str()));
-
+    const bool self_test = count > 1 && std::string(arguments[1]) == "--self-test";
+    const auto port =
+        static_cast<std::uint16_t>(self_test ? 0 : std::atoi(count > 1 ? arguments[1] : "7001"));
     zloop::loop loop;
     auto door = zloop::listener::bind(loop, zloop::address::loopback(port)).value();
     std::printf("chat room at %s\n", door.local_address().to_string().c_str());
-
-    if (self_test) {
-        const auto first = zloop::run(loop, zloop::when_any(open(door), chat(door.local_address())));
-        return first.index() == 1 && std::get<1>(first) ? EXIT_SUCCESS : EXIT_FAILURE;
+    if (!self_test) {
+        zloop::run(loop, open(door));
     }
-    zloop::run(loop, open(door));
+    const auto first = zloop::run(loop, zloop::when_any(open(door), chat(door.local_address())));
+    return first.index() == 1 && std::get<1>(first) ? EXIT_SUCCESS : EXIT_FAILURE;
 }

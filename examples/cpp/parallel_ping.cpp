@@ -13,33 +13,27 @@
 using namespace std::chrono_literals;
 
 /// From the first packet to the answer.
-zloop::task<zloop::result<zloop::nanoseconds>> round_trip(std::string host, std::string port) {
+zloop::task<zloop::nanoseconds> round_trip(std::string host, std::string port) {
     const auto begin = std::chrono::steady_clock::now();
-    auto [error, socket] = co_await zloop::connect(host, port);
-    if (!error) {
-        std::string answer;
-        error = (co_await zloop::write_all(socket, zloop::bytes_of("ping\n"))).error();
-        if (!error) {
-            error = (co_await zloop::read_until(socket, answer, "\n")).error();
-        }
-    }
-    if (error) {
-        co_return error;
-    }
+    zloop::buffered_reader server((co_await zloop::connect(host, port)).value());
+    (co_await zloop::write_all(server, zloop::bytes_of("ping\n"))).value();
+    (co_await server.read_line()).value();
     co_return std::chrono::steady_clock::now() - begin;
 }
 
 /// when_any takes the first that ends: who has failed waits for the others, until it is cancelled.
 zloop::task<zloop::nanoseconds> ping(std::string name) {
     const auto colon = name.rfind(':');
-    const auto [error, time] = co_await round_trip(name.substr(0, colon), name.substr(colon + 1));
-    if (error) {
-        if (error != std::errc::operation_canceled) {
-            std::printf("%s: %s\n", name.c_str(), error.message().c_str());
+    try {
+        co_return co_await round_trip(name.substr(0, colon), name.substr(colon + 1));
+    } catch (const std::system_error& error) {
+        if (error.code() == std::errc::operation_canceled) {
+            throw;
         }
-        (co_await zloop::sleep_until(zloop::time_point::max())).value();
+        std::printf("%s: %s\n", name.c_str(), error.what());
     }
-    co_return time;
+    (co_await zloop::sleep_until(zloop::time_point::max())).value();
+    co_return {};
 }
 
 zloop::task<bool> ask(std::vector<std::string> names) {
@@ -47,8 +41,7 @@ zloop::task<bool> ask(std::vector<std::string> names) {
     for (const auto& name : names) {
         pings.push_back(ping(name));
     }
-    auto race = zloop::when_any(std::move(pings));
-    const auto first = co_await zloop::with_timeout(5s, std::move(race));
+    const auto first = co_await zloop::with_timeout(5s, zloop::when_any(std::move(pings)));
     if (!first) {
         std::printf("nobody answers\n");
         co_return false;
@@ -61,28 +54,24 @@ zloop::task<bool> ask(std::vector<std::string> names) {
 
 /// Answers one line, after a while.
 zloop::task<> answer(zloop::listener& door, zloop::nanoseconds delay) {
-    auto socket = (co_await door.accept()).value().socket;
-    std::string line;
-    (co_await zloop::read_until(socket, line, "\n")).value();
+    zloop::buffered_reader guest((co_await door.accept()).value().socket);
+    (co_await guest.read_line()).value();
     (co_await zloop::sleep_for(delay)).value();
-    (co_await zloop::write_all(socket, zloop::bytes_of(line))).value();
+    (co_await zloop::write_all(guest, zloop::bytes_of("pong\n"))).value();
 }
 
 zloop::task<bool> self_test() {
     const zloop::context here = co_await zloop::current_context();
     std::vector<zloop::listener> doors;
     std::vector<std::string> names{"127.0.0.1:1"};  // nobody is there
-    for (int count = 0; count < 3; ++count) {
+    zloop::nursery servers(here);
+    doors.reserve(3);
+    for (const zloop::nanoseconds delay : {1h, 0h, 2h}) {
         doors.push_back(zloop::listener::bind(*here.on, zloop::address::loopback()).value());
         names.push_back(doors.back().local_address().to_string());
+        servers.spawn(answer(doors.back(), delay));
     }
-    zloop::nursery servers(here);
-    servers.spawn(answer(doors[0], 1h));
-    servers.spawn(answer(doors[1], 1ms));
-    servers.spawn(answer(doors[2], 2h));
-
     const bool answered = co_await ask(names);
-
     servers.cancel();  // two of them sleep
     co_await servers.join();
     co_return answered;
@@ -90,10 +79,6 @@ zloop::task<bool> self_test() {
 
 int main(int count, char** arguments) {
     const std::vector<std::string> names(arguments + 1, arguments + count);
-    if (names.empty()) {
-        std::fprintf(stderr, "usage: parallel_ping host:port...\n");
-        return EXIT_FAILURE;
-    }
-    const bool answered = zloop::run(names[0] == "--self-test" ? self_test() : ask(names));
-    return answered ? EXIT_SUCCESS : EXIT_FAILURE;
+    const bool self_test_only = names.empty() || names[0] == "--self-test";
+    return zloop::run(self_test_only ? self_test() : ask(names)) ? EXIT_SUCCESS : EXIT_FAILURE;
 }

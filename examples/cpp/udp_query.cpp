@@ -27,19 +27,16 @@ std::string query_for(std::string_view host, char id) {
 
 /// The addresses in an answer to a query of `asked` bytes; names in answers are two-byte pointers to it.
 std::vector<std::string> addresses_in(std::string_view answer, std::size_t asked) {
-    constexpr std::size_t fixed = 12;  // pointer, type, class, time to live, length
-    const auto number_at = [&](std::size_t at) {
-        return static_cast<unsigned char>(answer[at]) * 256u + static_cast<unsigned char>(answer[at + 1]);
-    };
     std::vector<std::string> found;
-    for (std::size_t at = asked; at + fixed <= answer.size();) {
-        const std::size_t length = number_at(at + 10);
-        const bool is_address = number_at(at + 2) == 1 && length == 4 && at + fixed + length <= answer.size();
-        if (is_address) {
+    while (answer.size() >= asked + 12) {  // pointer, type, class, time to live, length
+        const std::string_view record = answer.substr(asked);
+        const auto byte = [&](std::size_t at) { return static_cast<unsigned char>(record[at]); };
+        const std::size_t length = byte(10) * 256u + byte(11);
+        if (byte(2) == 0 && byte(3) == 1 && length == 4 && record.size() >= 16) {
             char text[INET_ADDRSTRLEN];
-            found.emplace_back(::inet_ntop(AF_INET, answer.data() + at + fixed, text, sizeof text));
+            found.emplace_back(::inet_ntop(AF_INET, record.data() + 12, text, sizeof text));
         }
-        at += fixed + length;
+        asked += 12 + length;
     }
     return found;
 }
@@ -53,9 +50,9 @@ zloop::task<zloop::result<std::string>> ask(zloop::datagram_socket& socket, std:
         if (error) {
             co_return error;
         }
-        const std::string answer(reinterpret_cast<const char*>(message.bytes.data()), message.bytes.size());
+        const auto answer = zloop::as_text(message.bytes);
         if (answer.substr(0, 2) == query.substr(0, 2)) {  // else it is late, and another query's
-            co_return answer;
+            co_return std::string(answer);
         }
     }
 }
@@ -79,20 +76,21 @@ zloop::task<std::vector<std::string>> look_up(zloop::address server, std::string
 zloop::task<> name_server(zloop::datagram_socket& socket) {
     static_cast<void>(co_await socket.receive());
     const auto [error, message] = co_await socket.receive();
-    std::string answer(reinterpret_cast<const char*>(message.bytes.data()), message.bytes.size());
+    std::string answer(zloop::as_text(message.bytes));
     const zloop::address peer = message.peer;
     answer += std::string("\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4\xc0\0\2\x2a", 16);
     static_cast<void>(co_await socket.send_to(zloop::bytes_of(answer), peer));
 }
 
 int main(int count, char** arguments) {
+    zloop::loop loop;
     if (count == 3) {
-        for (const auto& found : zloop::run(look_up(zloop::address::ip(arguments[1], 53).value(), arguments[2]))) {
+        const auto server = zloop::address::ip(arguments[1], 53).value();
+        for (const auto& found : zloop::run(loop, look_up(server, arguments[2]))) {
             std::printf("%s\n", found.c_str());
         }
         return EXIT_SUCCESS;
     }
-    zloop::loop loop;
     auto server = zloop::datagram_socket::bind(loop, zloop::address::loopback()).value();
     zloop::spawn(loop, name_server(server));
     const auto found = zloop::run(loop, look_up(server.local_address(), "example.org"));

@@ -266,7 +266,8 @@ TEST_CASE("a loop counts its live tasks and its wakes", "[job][loop]") {
         std::this_thread::sleep_for(20ms);
         on.post(nothing);
     });
-    for (arrived = false; !arrived;) {
+    arrived = false;
+    while (!arrived) {
         on.run_once(10s);  // something else may wake it, too
     }
     other.join();
