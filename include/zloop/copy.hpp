@@ -142,7 +142,8 @@ task<transferred> copy_buffered(From& from, To& to, std::uint64_t limit_bytes) {
 /// Sends what comes out of `from` into `to`, up to the end of `from`, or `limit_bytes`. Ends neither of them.
 ///
 /// Completes: with what came of it, errors and cancellation as well: no byte is lost. A source that peeks
-///            (buffered_reader.hpp) keeps what the sink has not taken; of any other it is in `unsent`.
+///            (buffered_reader.hpp) keeps what the sink has not taken; of any other it is in `unsent`. So
+///            after a deadline with_timeout gives a result that has a value, with the count in it.
 /// Owns:      nothing while it waits for a source that lends; else, or with a limit, up to 64 KiB.
 /// Fails:     with what `from` or `to` throws; then an unknown part is sent.
 /// Example:   examples/cpp/port_forwarder.cpp
