@@ -57,6 +57,8 @@ def _echo_modes() -> list[Mode]:
 MODES = [
     *_echo_modes(),
     Mode("streams-1KiB-64", "streams", ["echo", "--size=1024", "--connections=64"]),
+    Mode("sock-1KiB-1", "sock", ["echo", "--size=1024", "--connections=1"]),
+    Mode("sock-1KiB-64", "sock", ["echo", "--size=1024", "--connections=64"]),
     Mode("uvicorn-64", "uvicorn", ["http", "--connections=64"]),
     *(Mode(name) for name in micro.MODES),
 ]

@@ -2,6 +2,7 @@
 
     echo      asyncio.Protocol, the shortest that there is
     streams   StreamReader and StreamWriter
+    sock      loop.sock_recv() and loop.sock_sendall(), a task a connection
     uvicorn   uvicorn with httptools and a bare ASGI application
 
 It prints `port N` once it listens on 127.0.0.1, and runs until it is terminated.
@@ -55,6 +56,29 @@ async def streams() -> None:
         await asyncio.get_running_loop().create_future()
 
 
+async def sock() -> None:
+    loop = asyncio.get_running_loop()
+
+    async def serve(connection: socket.socket) -> None:
+        with connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            try:
+                while data := await loop.sock_recv(connection, 65536):
+                    await loop.sock_sendall(connection, data)
+            except ConnectionError:
+                pass  # the client ends its run in the middle of messages
+
+    with socket.create_server((HOST, 0), backlog=BACKLOG) as listener:
+        listener.setblocking(False)
+        print("port", listener.getsockname()[1], flush=True)
+        serving = set()
+        while True:
+            connection, _ = await loop.sock_accept(listener)
+            task = loop.create_task(serve(connection))
+            serving.add(task)
+            task.add_done_callback(serving.discard)
+
+
 async def plaintext(scope, receive, send) -> None:  # type: ignore[no-untyped-def]
     """Answer every request; HTTP is the only scope, as lifespan and websockets are off."""
     headers = [(b"content-type", b"text/plain"), (b"content-length", b"13")]
@@ -84,7 +108,7 @@ async def uvicorn() -> None:
     await AnnouncingServer(config).serve()
 
 
-MODES = {"echo": echo, "streams": streams, "uvicorn": uvicorn}
+MODES = {"echo": echo, "streams": streams, "sock": sock, "uvicorn": uvicorn}
 
 
 def allow_descriptors() -> None:
