@@ -105,6 +105,7 @@ struct watcher : op {
     int fd;
     direction toward;
     bool queued = false;  ///< set by the backend; whoever runs the op clears it
+    bool once = false;    ///< and unwatches then: the first event may disarm the descriptor
 };
 
 class backend {

@@ -44,6 +44,7 @@ public:
             return error;
         }
         place->owned = true;
+        place->disarmed = false;
         place->readable = false;  // an edge tells, if there is something already
         place->writable = true;
         place->hung_up = false;
@@ -120,6 +121,7 @@ public:
             waiting = nullptr;
             return error;
         }
+        place->disarmed = false;
         return {};
     }
 
@@ -133,9 +135,13 @@ public:
         const interests before = interests_of(place);
         waiting = nullptr;
         const interests after = interests_of(place);
-        // Fails when the descriptor is closed already; then there is nothing to change.
-        static_cast<void>(change_foreign(interest.fd, place.generation, before, after));
-        if (after == interests{}) {
+        const bool none = !after.read && !after.write;
+        if (!none || !place.disarmed) {
+            // Fails when the descriptor is closed already; then there is nothing to change.
+            static_cast<void>(change_foreign(interest.fd, place.generation, before, after));
+            place.disarmed = false;
+        }
+        if (none) {
             ++place.generation;
         }
     }
@@ -144,6 +150,7 @@ protected:
     struct interests {
         bool read = false;
         bool write = false;
+        bool once = false;  // of all that watch; without either direction: disarmed, but registered
         bool operator==(const interests&) const = default;
     };
 
@@ -153,7 +160,8 @@ protected:
     /// Ends either kind of registration, if it is there.
     virtual void unregister(int fd) noexcept = 0;
 
-    /// Changes a level-triggered registration; {} is none.
+    /// Changes a level-triggered registration; {} is none. A backend may disarm one that is `once` with its
+    /// first event, in both directions.
     virtual std::error_code change_foreign(int fd, std::uint32_t generation, interests before,
                                            interests after) noexcept = 0;
 
@@ -162,7 +170,8 @@ protected:
         std::uint32_t generation;
         bool readable;
         bool writable;
-        bool hung_up;  ///< the peer's end, an error, urgent data: counts for both directions
+        bool hung_up;           ///< the peer's end, an error, urgent data: counts for both directions
+        bool disarmed = false;  ///< of a watched one: there are no more until it is watched anew
     };
 
     /// Whether a descriptor that was registered is in service, and not watched.
@@ -175,6 +184,7 @@ protected:
             return false;
         }
         if (!place.owned) {
+            place.disarmed = seen.disarmed;
             if (seen.readable || seen.hung_up) {
                 queue_watcher(place.reader);
             }
@@ -203,7 +213,7 @@ protected:
         for (std::size_t fd = 0; fd < slots_.size(); ++fd) {
             const slot& place = slots_[fd];
             const interests wanted = interests_of(place);
-            if (place.owned || wanted != interests{}) {
+            if (place.owned || wanted.read || wanted.write) {
                 visit(static_cast<int>(fd), place.generation, place.owned, wanted);
             }
         }
@@ -219,6 +229,7 @@ private:
         bool readable : 1 = false;
         bool writable : 1 = false;
         bool hung_up : 1 = false;
+        bool disarmed : 1 = false;
         detail::descriptor_kind kind = detail::descriptor_kind::other;
         std::uint8_t burst = 0;        // accepts that succeeded since the last event or requeue
         std::uint8_t write_burst = 0;  // and writes
@@ -250,7 +261,14 @@ private:
         if (place.owned) {
             return {};
         }
-        return {place.reader != nullptr, place.writer != nullptr};
+        if (place.reader == nullptr && place.writer == nullptr) {
+            return {false, false, place.disarmed};
+        }
+        const auto lasts = [](const op* watching) {
+            return watching != nullptr && !static_cast<const watcher*>(watching)->once;
+        };
+        return {place.reader != nullptr, place.writer != nullptr,
+                !lasts(place.reader) && !lasts(place.writer)};
     }
 
     op*& slot_of(const io_op& operation) noexcept {

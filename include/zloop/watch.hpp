@@ -24,7 +24,9 @@ inline bool is_ready(int fd, direction toward) noexcept {
 class watch_awaiter : watcher, cancellable {
 public:
     watch_awaiter(int descriptor, direction way) noexcept
-        : watcher(&watch_awaiter::finish, descriptor, way), cancellable(&watch_awaiter::stop) {}
+        : watcher(&watch_awaiter::finish, descriptor, way), cancellable(&watch_awaiter::stop) {
+        once = true;
+    }
 
     bool await_ready() const noexcept { return false; }
 

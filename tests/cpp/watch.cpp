@@ -156,6 +156,63 @@ TEST_CASE("a descriptor is waited for again and again, its flags untouched", "[w
     CHECK((::fcntl(out.get(), F_GETFL) & O_NONBLOCK) == 0);
 }
 
+TEST_CASE("waiting for the same descriptor again is one epoll_ctl", "[watch]") {
+    loop on(std::make_unique<epoll_backend>());
+    pipe_ends pipe;
+    const auto before = probes::epoll_ctl.count.load();
+    for (int round = 0; round < 5; ++round) {
+        job<result<void>> waiting(on, readable(pipe.out.get()));
+        turn(on, 2);
+        pipe.write();
+        CHECK(finish(on, waiting));
+        drain(pipe.out.get());
+        turn(on, 2);
+    }
+
+    CHECK(probes::epoll_ctl.count - before == 5);
+}
+
+TEST_CASE("a number that is another file's by now is waited for like any other", "[watch]") {
+    loop on(each_backend());
+    pipe_ends former;
+    const int number = former.out.get();
+    job<result<void>> first(on, readable(number));
+    turn(on, 2);
+    former.write();
+    CHECK(finish(on, first));
+    const fd duplicate(::dup(number));  // so that the former registration lives on
+    pipe_ends fresh;
+    REQUIRE(::dup3(fresh.out.get(), number, O_CLOEXEC) == number);
+
+    job<result<void>> waiting(on, readable(number));
+    turn(on, 3);
+    CHECK(!waiting.done());
+    fresh.write();
+    CHECK(finish(on, waiting));
+}
+
+TEST_CASE("who watches once and who watches on share a descriptor", "[watch]") {
+    loop on(each_backend());
+    connection with(on, kind::unix_socket);
+    fd ours(with.socket.release());
+    REQUIRE(::fcntl(ours.get(), F_SETFL, O_NONBLOCK) == 0);
+    fill(ours.get());
+    int seen = 0;
+    lookout reading(ours.get(), direction::read, [&] { ++seen; });
+    REQUIRE(!on.kernel().watch(reading));
+    job<result<void>> writing(on, writable(ours.get()));
+    turn(on, 2);
+
+    with.sends("x");
+    CHECK(turn_until(on, [&] { return seen >= 2; }));
+    CHECK(!writing.done());
+    CHECK(with.peer_drains() > 0);
+    CHECK(finish(on, writing));
+    const int before = seen;
+    CHECK(turn_until(on, [&] { return seen >= before + 2; }));
+    on.kernel().unwatch(reading);
+}
+
 TEST_CASE("a regular file, which no backend can watch, is always ready", "[watch]") {
     loop on(each_backend());
     const fd file(::open("/proc/self/exe", O_RDONLY | O_CLOEXEC));
