@@ -24,7 +24,7 @@ class Mode:
     load: list[str] = field(default_factory=list)  # arguments of the load client
 
     def has(self, contender: str) -> bool:
-        return contender != loops.FLOOR or self.server == "echo"
+        return contender != loops.FLOOR or self.server in ("echo", "sock")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "acceptor.hpp"
+#include "sock_operation.hpp"
 #include "socket_transport.hpp"
 
 namespace zl {
@@ -117,15 +118,6 @@ struct callback_arguments {
     }
 };
 
-/// Calls asyncio's own method: it knows how to refuse these arguments, or this version's keywords.
-py::ref call_base(LoopCore& core, const char* name, const py::arguments& args) {
-    const py::ref function = py::attribute(core.state->base_event_loop.get(), name);
-    std::vector<PyObject*> all{core.self()};
-    all.insert(all.end(), args.values, args.values + args.count + args.keyword_count());
-    return py::ref::steal(
-        PyObject_Vectorcall(function.get(), all.data(), static_cast<std::size_t>(args.count) + 1, args.keywords));
-}
-
 void check_in_debug_mode(LoopCore& core, PyObject* callback, const char* method, bool any_thread) {
     if (!any_thread) {
         py::call_method(core.self(), core.state->str_check_thread.get());
@@ -151,6 +143,7 @@ bool remove_watch(LoopCore& core, watch_map& watches, int descriptor) {
     std::unique_ptr<descriptor_watch> watch = std::move(found->second);
     watches.erase(found);
     core.loop->kernel().unwatch(*watch);
+    SockOperation::next_in_line(core, descriptor, watch->toward);
     const py::ref handle = py::ref::borrow(watch->handle->self());
     watch->handle->cancel();
     if (watch->queued) {
@@ -172,7 +165,12 @@ py::ref add_watch(LoopCore& core, watch_map& watches, zloop::direction toward, c
     core.check_closed();  // again, as in call_soon
     remove_watch(core, watches, descriptor);
     auto watch = std::make_unique<descriptor_watch>(core, descriptor, toward, handle);
-    if (const auto error = core.loop->kernel().watch(*watch)) {
+    std::error_code error = core.loop->kernel().watch(*watch);
+    if (SockOperation* const other = error ? SockOperation::on(core, descriptor, toward) : nullptr) {
+        other->give_way();
+        error = core.loop->kernel().watch(*watch);
+    }
+    if (error) {
         py::raise_os_error(error);
     }
     watches[descriptor] = std::move(watch);
@@ -273,6 +271,9 @@ int traverse(PyObject* object, visitproc visit, void* arg) {
     for (transport* each = core.transports; each != nullptr; each = each->next) {
         visit_once(each->self());
     }
+    for (SockOperation* each = core.sock_operations; each != nullptr; each = each->next) {
+        visit_once(each->self());
+    }
     for (const auto& [descriptor, each] : core.acceptors) {
         if (stopped == 0) {
             stopped = each->visit_all(visit, arg);
@@ -297,6 +298,9 @@ void drop_everything(LoopCore& core) noexcept {
         }
     }
     core.loop->shut_down();  // C++ tasks leave the timers and the descriptors by themselves
+    while (core.sock_operations != nullptr) {
+        core.sock_operations->abandon();  // those that were queued have had their turn
+    }
     zloop::timer_heap& timers = core.loop->timers();
     while (!timers.empty()) {
         zloop::timer_node& node = timers.pop();
@@ -387,12 +391,20 @@ void descriptor_watch::run_in_turn(zloop::op& node) noexcept {
     }
 }
 
+py::ref LoopCore::call_inherited(const char* name, const py::arguments& args) {
+    const py::ref function = py::attribute(state->stock_loop.get(), name);
+    std::vector<PyObject*> all{self()};
+    all.insert(all.end(), args.values, args.values + args.count + args.keyword_count());
+    return py::ref::steal(
+        PyObject_Vectorcall(function.get(), all.data(), static_cast<std::size_t>(args.count) + 1, args.keywords));
+}
+
 // Scheduling.
 
 py::ref LoopCore::call_soon(const py::arguments& args) {
     const callback_arguments given(args, nullptr, *state);
     if (!given.understood) {
-        return call_base(*this, "call_soon", args);
+        return call_inherited("call_soon", args);
     }
     check_closed();
     if (debug) {
@@ -404,7 +416,7 @@ py::ref LoopCore::call_soon(const py::arguments& args) {
 py::ref LoopCore::call_soon_threadsafe(const py::arguments& args) {
     const callback_arguments given(args, nullptr, *state);
     if (!given.understood) {
-        return call_base(*this, "call_soon_threadsafe", args);
+        return call_inherited("call_soon_threadsafe", args);
     }
     check_closed();
     if (debug) {
@@ -418,7 +430,7 @@ py::ref LoopCore::call_soon_threadsafe(const py::arguments& args) {
 py::ref LoopCore::call_later(const py::arguments& args) {
     const callback_arguments given(args, "delay", *state);
     if (!given.understood) {
-        return call_base(*this, "call_later", args);
+        return call_inherited("call_later", args);
     }
     if (given.lead == Py_None) {
         py::raise(PyExc_TypeError, "delay must not be None");
@@ -445,7 +457,7 @@ py::ref LoopCore::call_later(const py::arguments& args) {
 py::ref LoopCore::call_at(const py::arguments& args) {
     const callback_arguments given(args, "when", *state);
     if (!given.understood) {
-        return call_base(*this, "call_at", args);
+        return call_inherited("call_at", args);
     }
     if (given.lead == Py_None) {
         py::raise(PyExc_TypeError, "when cannot be None");
@@ -472,7 +484,7 @@ py::ref LoopCore::create_future() {
 
 py::ref LoopCore::create_task(const py::arguments& args) {
     if (args.count != 1 || args.keyword_count() != 0 || debug || closed || task_factory.get() != Py_None) {
-        return call_base(*this, "create_task", args);
+        return call_inherited("create_task", args);
     }
     PyObject* arguments[] = {nullptr, args.values[0], self()};
     const py::ref task = py::ref::steal(PyObject_GetAttr(state->tasks.get(), state->str_Task.get()));
@@ -643,6 +655,14 @@ void add_loop_core_type(PyObject* module, module_state& state) {
             "Accept connections: (sock, protocol_factory, server, hand_over, context). With hand_over, a callable that "
             "takes (descriptor, peername), the caller makes the transport."),
         py::method<&LoopCore::stop_accepting>("_stop_accepting", "Leave a listening socket alone again."),
+        py::method<&LoopCore::sock_recv>("sock_recv", "sock_recv($self, sock, n)\n--\n\nasyncio.loop.sock_recv"),
+        py::method<&LoopCore::sock_recv_into>("sock_recv_into", "sock_recv_into($self, sock, buf)\n--\n\nasyncio.loop.sock_recv_into"),
+        py::method<&LoopCore::sock_recvfrom>("sock_recvfrom", "sock_recvfrom($self, sock, bufsize)\n--\n\nasyncio.loop.sock_recvfrom"),
+        py::method<&LoopCore::sock_recvfrom_into>("sock_recvfrom_into", "sock_recvfrom_into($self, sock, buf, nbytes=0)\n--\n\nasyncio.loop.sock_recvfrom_into"),
+        py::method<&LoopCore::sock_sendall>("sock_sendall", "sock_sendall($self, sock, data)\n--\n\nasyncio.loop.sock_sendall"),
+        py::method<&LoopCore::sock_sendto>("sock_sendto", "sock_sendto($self, sock, data, address)\n--\n\nasyncio.loop.sock_sendto"),
+        py::method<&LoopCore::sock_connect>("sock_connect", "sock_connect($self, sock, address)\n--\n\nasyncio.loop.sock_connect"),
+        py::method<&LoopCore::sock_accept>("sock_accept", "sock_accept($self, sock)\n--\n\nasyncio.loop.sock_accept"),
         {},
     };
     static PyGetSetDef properties[] = {

@@ -17,6 +17,7 @@
 
 namespace zl {
 
+struct SockOperation;
 struct acceptor;
 
 /// The callback that add_reader() or add_writer() left for a descriptor.
@@ -53,6 +54,11 @@ struct loop_core_fields {
     bool own_time = false;  // time() is overridden
 
     std::unordered_map<int, std::unique_ptr<descriptor_watch>> readers, writers;
+    SockOperation* sock_operations = nullptr;  // that wait, the newest first; one reference each
+    std::size_t sock_operations_in_line = 0;   // of them; the others are watching
+    std::unique_ptr<std::byte[]> sock_scratch; // what they receive into
+    std::uint64_t sock_turn = 0;  // the callback, by the loop's count, in which
+    unsigned sock_calls = 0;      // so many operations began
     std::unordered_map<int, acceptor*> acceptors;  // each deletes itself once stopped
 
     using owned = py::owned<&loop_core_fields::task_factory, &loop_core_fields::thread_id>;
@@ -88,6 +94,16 @@ struct LoopCore : loop_state, loop_core_fields {
     py::ref start_accepting(const py::arguments& args);
     py::ref stop_accepting(PyObject* sock);
 
+    // Calls on sockets, in sock_calls.cpp.
+    py::ref sock_recv(const py::arguments& args);
+    py::ref sock_recv_into(const py::arguments& args);
+    py::ref sock_recvfrom(const py::arguments& args);
+    py::ref sock_recvfrom_into(const py::arguments& args);
+    py::ref sock_sendall(const py::arguments& args);
+    py::ref sock_sendto(const py::arguments& args);
+    py::ref sock_connect(const py::arguments& args);
+    py::ref sock_accept(const py::arguments& args);
+
     // What asyncio's Python code keeps in attributes, and we look at in every callback.
     py::ref get_debug();
     void set_debug(PyObject* value);
@@ -99,6 +115,14 @@ struct LoopCore : loop_state, loop_core_fields {
     void set_thread_id(PyObject* value);
     py::ref get_task_factory();
     void set_task_factory(PyObject* value);
+
+    // For the rest of the module.
+
+    /// Calls asyncio's own method: it knows how to refuse these arguments, or this version's keywords.
+    py::ref call_inherited(const char* name, const py::arguments& args);
+
+    /// Whether a call on a socket may be tried at once: a task whose peer is always faster starves nobody.
+    bool take_sock_turn() noexcept;
 };
 
 inline LoopCore& loop_core(PyObject* object) noexcept { return *reinterpret_cast<LoopCore*>(object); }

@@ -6,6 +6,7 @@
 #include <zloop/config.hpp>
 
 #include "loop_core.hpp"
+#include "sock_operation.hpp"
 #include "socket_transport.hpp"
 
 namespace zl {
@@ -22,6 +23,7 @@ void look_up_names(module_state& state) {
     };
     intern(state.str_Future, "Future");
     intern(state.str_Task, "Task");
+    intern(state.str_accept, "accept");
     intern(state.str_accept_failed, "_accept_failed");
     intern(state.str_attach, "_attach");
     intern(state.str_buffer_updated, "buffer_updated");
@@ -30,20 +32,30 @@ void look_up_names(module_state& state) {
     intern(state.str_check_callback, "_check_callback");
     intern(state.str_check_thread, "_check_thread");
     intern(state.str_close, "close");
+    intern(state.str_connect, "connect");
     intern(state.str_connection_lost, "connection_lost");
     intern(state.str_connection_made, "connection_made");
     intern(state.str_context, "context");
     intern(state.str_data_received, "data_received");
     intern(state.str_detach, "_detach");
+    intern(state.str_ensure_fd_no_transport, "_ensure_fd_no_transport");
     intern(state.str_eof_received, "eof_received");
     intern(state.str_factory_failed, "_factory_failed");
     intern(state.str_fatal_error, "_transport_failed");
     intern(state.str_flow_failed, "_flow_control_failed");
+    intern(state.str_future_blocking, "_asyncio_future_blocking");
     intern(state.str_get_buffer, "get_buffer");
+    intern(state.str_gettimeout, "gettimeout");
     intern(state.str_log_debug, "_log_debug");
     intern(state.str_pause_writing, "pause_writing");
+    intern(state.str_recv_into, "recv_into");
+    intern(state.str_recvfrom, "recvfrom");
+    intern(state.str_recvfrom_into, "recvfrom_into");
     intern(state.str_resume_writing, "resume_writing");
     intern(state.str_run_in_debug, "_run_in_debug");
+    intern(state.str_sendto, "sendto");
+    intern(state.str_set_result, "set_result");
+    intern(state.str_setblocking, "setblocking");
     intern(state.str_time, "time");
     intern(state.str_warn_lost_writes, "_warn_lost_writes");
 }
@@ -52,14 +64,23 @@ void look_up_asyncio(module_state& state) {
     const auto get = [](const char* module, const char* name) {
         return py::attribute(py::import(module).get(), name);
     };
-    state.base_event_loop = get("asyncio.base_events", "BaseEventLoop");
+    state.stock_loop = get("asyncio", "SelectorEventLoop");
     state.futures = py::import("asyncio.futures");
     state.tasks = py::import("asyncio.tasks");
     state.buffered_protocol = get("asyncio.protocols", "BufferedProtocol");
     state.extract_stack = get("asyncio.format_helpers", "extract_stack");
     state.set_result_unless_cancelled = get("asyncio.futures", "_set_result_unless_cancelled");
     state.transport_socket = get("asyncio.trsock", "TransportSocket");
+    state.invalid_state_error = get("asyncio.exceptions", "InvalidStateError");
     state.socket_type = get("socket", "socket");
+    const py::ref socket_base = get("_socket", "socket");
+    state.socket_family = py::attribute(socket_base.get(), "family");
+    state.socket_kind = py::attribute(socket_base.get(), "type");
+    const py::ref fileno = py::attribute(socket_base.get(), "fileno");
+    if (Py_TYPE(fileno.get()) != &PyMethodDescr_Type) {
+        py::raise(PyExc_ImportError, "zloop does not know this _socket: fileno() is no method of C");
+    }
+    state.socket_fileno = reinterpret_cast<PyMethodDescrObject*>(fileno.get())->d_method->ml_meth;
     state.loop_keyword = py::ref::steal(Py_BuildValue("(s)", "loop"));
 }
 
@@ -71,9 +92,10 @@ int execute(PyObject* module) noexcept {
         add_handle_types(module, state);
         add_loop_core_type(module, state);
         add_socket_transport_type(module, state);
+        add_sock_operation_type(module, state);
         for (const py::ref* type :
              {&state.loop_core_type, &state.handle_type, &state.timer_handle_type, &state.threadsafe_handle_type,
-              &state.socket_transport_type}) {
+              &state.socket_transport_type, &state.sock_operation_type}) {
             if (*type && PyModule_AddType(module, reinterpret_cast<PyTypeObject*>(type->get())) != 0) {
                 throw py::error_set{};
             }
