@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "acceptor.hpp"
+#include "pipe_transport.hpp"
 #include "sock_operation.hpp"
 #include "socket_transport.hpp"
 
@@ -174,6 +175,7 @@ py::ref add_watch(LoopCore& core, watch_map& watches, zloop::direction toward, c
         py::raise_os_error(error);
     }
     watches[descriptor] = std::move(watch);
+    track_handle(owner.get());  // it stays: the collector finds the loop through it
     return owner;
 }
 
@@ -571,7 +573,7 @@ py::ref LoopCore::transport_on(PyObject* descriptor) {
     return found != nullptr ? py::ref::borrow(found->self()) : py::none();
 }
 
-// Serving.
+// Transports, and serving.
 
 py::ref LoopCore::make_socket_transport(const py::arguments& args) {
     check_closed();
@@ -580,6 +582,22 @@ py::ref LoopCore::make_socket_transport(const py::arguments& args) {
     }
     return SocketTransport::from_python(*this, args.values[0], args.values[1], args.values[2], args.values[3],
                                         args.values[4], args.values[5]);
+}
+
+py::ref LoopCore::make_read_pipe_transport(const py::arguments& args) {
+    check_closed();
+    if (args.count != 4) {
+        py::raise(PyExc_TypeError, "_new_read_pipe_transport(pipe, protocol, waiter, extra)");
+    }
+    return ReadPipeTransport::make(*this, args.values[0], args.values[1], args.values[2], args.values[3]);
+}
+
+py::ref LoopCore::make_write_pipe_transport(const py::arguments& args) {
+    check_closed();
+    if (args.count != 4) {
+        py::raise(PyExc_TypeError, "_new_write_pipe_transport(pipe, protocol, waiter, extra)");
+    }
+    return WritePipeTransport::make(*this, args.values[0], args.values[1], args.values[2], args.values[3]);
 }
 
 py::ref LoopCore::start_accepting(const py::arguments& args) {
@@ -650,6 +668,10 @@ void add_loop_core_type(PyObject* module, module_state& state) {
         py::method<&LoopCore::make_socket_transport>(
             "_new_socket_transport", "A transport on a connected socket: "
             "(sock, protocol, waiter, extra, server, context)."),
+        py::method<&LoopCore::make_read_pipe_transport>(
+            "_new_read_pipe_transport", "A transport on a pipe's reading end: (pipe, protocol, waiter, extra)."),
+        py::method<&LoopCore::make_write_pipe_transport>(
+            "_new_write_pipe_transport", "A transport on a pipe's writing end: (pipe, protocol, waiter, extra)."),
         py::method<&LoopCore::start_accepting>(
             "_start_accepting",
             "Accept connections: (sock, protocol_factory, server, hand_over, context). With hand_over, a callable that "

@@ -89,8 +89,10 @@ struct LoopCore : loop_state, loop_core_fields {
     py::ref watched_events(PyObject* descriptor);
     py::ref transport_on(PyObject* descriptor);
 
-    // Serving.
+    // Transports.
     py::ref make_socket_transport(const py::arguments& args);
+    py::ref make_read_pipe_transport(const py::arguments& args);
+    py::ref make_write_pipe_transport(const py::arguments& args);
     py::ref start_accepting(const py::arguments& args);
     py::ref stop_accepting(PyObject* sock);
 

@@ -47,6 +47,7 @@ struct loop_state_fields {
     zl::cork cork;
     transport* transports = nullptr;       // open ones; one reference each
     std::vector<transport*> transport_of;  // the sockets' by descriptor; borrowed
+    std::unique_ptr<char[]> pipe_buffer;   // what is read from a pipe, until it is bytes
 
     using owned = py::owned<&loop_state_fields::module, &loop_state_fields::failure>;
 };

@@ -6,6 +6,7 @@
 #include <zloop/config.hpp>
 
 #include "loop_core.hpp"
+#include "pipe_transport.hpp"
 #include "sock_operation.hpp"
 #include "socket_transport.hpp"
 
@@ -25,6 +26,8 @@ void look_up_names(module_state& state) {
     intern(state.str_Task, "Task");
     intern(state.str_accept, "accept");
     intern(state.str_accept_failed, "_accept_failed");
+    intern(state.str_add_reader, "_add_reader");
+    intern(state.str_add_writer, "_add_writer");
     intern(state.str_attach, "_attach");
     intern(state.str_buffer_updated, "buffer_updated");
     intern(state.str_call_connection_lost, "_call_connection_lost");
@@ -41,22 +44,26 @@ void look_up_names(module_state& state) {
     intern(state.str_ensure_fd_no_transport, "_ensure_fd_no_transport");
     intern(state.str_eof_received, "eof_received");
     intern(state.str_factory_failed, "_factory_failed");
-    intern(state.str_fatal_error, "_transport_failed");
-    intern(state.str_flow_failed, "_flow_control_failed");
+    intern(state.str_fileno, "fileno");
     intern(state.str_future_blocking, "_asyncio_future_blocking");
     intern(state.str_get_buffer, "get_buffer");
     intern(state.str_gettimeout, "gettimeout");
     intern(state.str_log_debug, "_log_debug");
+    intern(state.str_log_failure, "_log_failure");
+    intern(state.str_log_info, "_log_info");
     intern(state.str_pause_writing, "pause_writing");
     intern(state.str_recv_into, "recv_into");
     intern(state.str_recvfrom, "recvfrom");
     intern(state.str_recvfrom_into, "recvfrom_into");
+    intern(state.str_remove_reader, "_remove_reader");
+    intern(state.str_remove_writer, "_remove_writer");
     intern(state.str_resume_writing, "resume_writing");
     intern(state.str_run_in_debug, "_run_in_debug");
     intern(state.str_sendto, "sendto");
     intern(state.str_set_result, "set_result");
     intern(state.str_setblocking, "setblocking");
     intern(state.str_time, "time");
+    intern(state.str_transport_failed, "_transport_failed");
     intern(state.str_warn_lost_writes, "_warn_lost_writes");
 }
 
@@ -92,10 +99,12 @@ int execute(PyObject* module) noexcept {
         add_handle_types(module, state);
         add_loop_core_type(module, state);
         add_socket_transport_type(module, state);
+        add_pipe_transport_types(module, state);
         add_sock_operation_type(module, state);
         for (const py::ref* type :
              {&state.loop_core_type, &state.handle_type, &state.timer_handle_type, &state.threadsafe_handle_type,
-              &state.socket_transport_type, &state.sock_operation_type}) {
+              &state.socket_transport_type, &state.read_pipe_transport_type, &state.write_pipe_transport_type,
+              &state.sock_operation_type}) {
             if (*type && PyModule_AddType(module, reinterpret_cast<PyTypeObject*>(type->get())) != 0) {
                 throw py::error_set{};
             }

@@ -49,7 +49,8 @@ bool SocketTransport::write_bytes(py::ref bytes) {
     }
     if (lost_writes != 0) {
         if (lost_writes >= 5) {  // asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES
-            py::call_method(core->self(), core->state->str_warn_lost_writes.get());
+            py::call_method(core->self(), core->state->str_warn_lost_writes.get(),
+                            py::text("socket.send() raised exception.").get());
         }
         ++lost_writes;
         return false;

@@ -26,10 +26,6 @@ void transport::set_low_water(PyObject* value) { low_water = size_of(value); }
 // Birth.
 
 void transport::begin(PyObject* waiter) {
-    module_state& state = *core->state;
-    const py::ref connection_made =
-        py::ref::steal(PyObject_GetAttr(protocol.get(), state.str_connection_made.get()));
-    const py::ref begin_reading = py::attribute(self(), "_begin_reading");
     next = core->transports;
     if (next != nullptr) {
         next->previous = this;
@@ -37,16 +33,24 @@ void transport::begin(PyObject* waiter) {
     core->transports = this;
     open = true;
     Py_INCREF(self());  // the list's
-
     try {
-        schedule(*core, connection_made.get(), {self()}, context.get());
-        schedule(*core, begin_reading.get(), {}, context.get());
-        if (waiter != Py_None) {
-            schedule(*core, state.set_result_unless_cancelled.get(), {waiter, Py_None}, context.get());
-        }
+        introduce(true, waiter);
     } catch (...) {
         orphan();
         throw;
+    }
+}
+
+void transport::introduce(bool reads, PyObject* waiter) {
+    module_state& state = *core->state;
+    const py::ref connection_made =
+        py::ref::steal(PyObject_GetAttr(protocol.get(), state.str_connection_made.get()));
+    schedule(*core, connection_made.get(), {self()}, context.get());
+    if (reads) {
+        schedule(*core, py::attribute(self(), "_begin_reading").get(), {}, context.get());
+    }
+    if (waiter != Py_None) {
+        schedule(*core, state.set_result_unless_cancelled.get(), {waiter, Py_None}, context.get());
     }
 }
 
@@ -61,10 +65,13 @@ void transport::tell_flow(PyObject* method, const char* message) noexcept {
         core->fail();
         return;
     }
-    const py::ref error = py::take_error();
+    tell(core->state->str_transport_failed, py::take_error(), message);
+}
+
+/// `method(self, error, message)` of the loop, whose Python tells the user.
+void transport::tell(const py::ref& method, const py::ref& error, const char* message) noexcept {
     const py::ref words = py::ref::adopt(PyUnicode_FromString(message));
-    if (!words || !py::try_call_method(core->self(), core->state->str_flow_failed.get(), self(), error.get(),
-                                       words.get())) {
+    if (!words || !py::try_call_method(core->self(), method.get(), self(), error.get(), words.get())) {
         core->fail();
     }
 }
@@ -128,13 +135,11 @@ void transport::finalize() noexcept {
     }
 }
 
-void transport::fatal_error(py::ref error, const char* message) noexcept {
-    if (core->debug || !PyErr_GivenExceptionMatches(error.get(), PyExc_OSError)) {
-        const py::ref words = py::ref::adopt(PyUnicode_FromString(message));
-        if (!words || !py::try_call_method(core->self(), core->state->str_fatal_error.get(), self(),
-                                           error.get(), words.get())) {
-            core->fail();
-        }
+void transport::fatal_error(py::ref error, const char* message, bool quietly) noexcept {
+    if (!quietly) {
+        tell(core->state->str_transport_failed, error, message);
+    } else if (core->debug) {
+        tell(core->state->str_log_failure, error, message);
     }
     kind->force_close(*this, error.get());
 }
@@ -147,9 +152,12 @@ void transport::fatal_error_from_indicator(const char* message) noexcept {
     }
 }
 
-void transport::log(const char* what) noexcept {
+void transport::log_in_debug(const py::ref& log, const char* what) noexcept {
+    if (!core->debug) {
+        return;
+    }
     const py::ref words = py::ref::adopt(PyUnicode_FromString(what));
-    if (!words || !py::try_call_method(core->self(), core->state->str_log_debug.get(), self(), words.get())) {
+    if (!words || !py::try_call_method(core->self(), log.get(), self(), words.get())) {
         core->report_unraisable(self());
     }
 }

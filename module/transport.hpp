@@ -23,7 +23,7 @@ struct transport_kind {
     /// cared to close. Once.
     void (*close_descriptor)(transport& self) noexcept;
 
-    /// The loop is closed or collected: takes the descriptor out of its service, open.
+    /// The loop is closed or collected: takes the descriptor out of its service, open. For those in its list.
     void (*leave_service)(transport& self) noexcept;
 };
 
@@ -84,9 +84,11 @@ struct transport : transport_slots, transport_fields {
     void finalize() noexcept;
 
 protected:
-    /// Enters the loop's list, and schedules connection_made(), `_begin_reading()` and what tells
-    /// `waiter` (may be None) about it.
+    /// Enters the loop's list, and introduces itself.
     void begin(PyObject* waiter);
+
+    /// Schedules connection_made(), `_begin_reading()` if it `reads`, and what tells `waiter` (may be None).
+    void introduce(bool reads, PyObject* waiter);
 
     /// The end of whatever may have been the last that goes on: leaves the list when nothing does.
     void release_if_over() noexcept;
@@ -112,22 +114,23 @@ protected:
         }
     }
 
-    /// asyncio's _fatal_error: tells of what is no mere OSError, and ends the connection.
-    void fatal_error(py::ref error, const char* message) noexcept;
+    /// asyncio's _fatal_error: ends the connection, and tells of it: quietly, or as of an error.
+    void fatal_error(py::ref error, const char* message, bool quietly) noexcept;
+    void fatal_error(py::ref error, const char* message) noexcept {
+        const bool systems = PyErr_GivenExceptionMatches(error.get(), PyExc_OSError) != 0;
+        fatal_error(std::move(error), message, systems);
+    }
     void fatal_error_from_indicator(const char* message) noexcept;
 
     void schedule_lost(PyObject* error);
 
     /// "<transport> `what`", to asyncio's log, in debug mode.
-    void log_in_debug(const char* what) noexcept {
-        if (core->debug) {
-            log(what);
-        }
-    }
+    void log_in_debug(const char* what) noexcept { log_in_debug(core->state->str_log_debug, what); }
+    void log_in_debug(const py::ref& log, const char* what) noexcept;
 
 private:
     void tell_flow(PyObject* method, const char* message) noexcept;
-    void log(const char* what) noexcept;
+    void tell(const py::ref& method, const py::ref& error, const char* message) noexcept;
 };
 
 /// One of a transport's coroutines calls Python: corked, and in the connection's context.

@@ -57,6 +57,18 @@ class SockOperation:  # registered as a collections.abc.Coroutine
     def __iter__(self) -> Generator[asyncio.Future[Any], object, Any]: ...
     def __next__(self) -> asyncio.Future[Any]: ...
 
+@final
+class ReadPipeTransport(asyncio.ReadTransport):
+    @property
+    def _fileno(self) -> int: ...
+    @property
+    def _loop(self) -> asyncio.AbstractEventLoop: ...
+
+@final
+class WritePipeTransport(asyncio.transports._FlowControlMixin, asyncio.WriteTransport):
+    @property
+    def _fileno(self) -> int: ...
+
 @disjoint_base
 class LoopCore:
     _debug: bool

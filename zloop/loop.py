@@ -147,15 +147,15 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
         self._make_socket_transport(rawsock, tls, extra=extra, server=server, context=context)
         return tls._app_transport
 
-    def _transport_failed(self, transport, exc: BaseException, message: str) -> None:
-        """asyncio's _fatal_error, as far as it speaks; the transport closes itself."""
-        if isinstance(exc, OSError):
-            if self._debug:
-                logger.debug("%r: %s", transport, message, exc_info=exc)
-            return
-        self._flow_control_failed(transport, exc, message)
+    def _make_read_pipe_transport(self, pipe, protocol, waiter=None, extra=None):
+        return self._new_read_pipe_transport(pipe, protocol, waiter, extra)
 
-    def _flow_control_failed(self, transport, exc: BaseException, message: str) -> None:
+    def _make_write_pipe_transport(self, pipe, protocol, waiter=None, extra=None):
+        return self._new_write_pipe_transport(pipe, protocol, waiter, extra)
+
+    # What transports have to say.
+
+    def _transport_failed(self, transport, exc: BaseException, message: str) -> None:
         self.call_exception_handler(
             {
                 "message": message,
@@ -165,11 +165,17 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
             }
         )
 
-    def _warn_lost_writes(self) -> None:
-        logger.warning("socket.send() raised exception.")
+    def _log_failure(self, transport, exc: BaseException, message: str) -> None:
+        logger.debug("%r: %s", transport, message, exc_info=exc)
+
+    def _warn_lost_writes(self, words: str) -> None:
+        logger.warning(words)
 
     def _log_debug(self, transport, what: str) -> None:
         logger.debug("%r %s", transport, what)
+
+    def _log_info(self, transport, what: str) -> None:
+        logger.info("%r %s", transport, what)
 
     # Serving.
 
