@@ -45,8 +45,8 @@ constexpr bool is_read(opcode code) noexcept { return code <= opcode::accept; }
 
 /// An operation's name, for backtraces.
 constexpr const char* name_of(opcode code) noexcept {
-    constexpr const char* names[] = {"receive", "recv", "receive_batch", "accept", "send", "send_batch", "sendfile",
-                                     "connect"};
+    constexpr const char* names[] = {"receive", "recv",       "receive_batch", "accept",
+                                     "send",    "send_batch", "sendfile",      "connect"};
     return names[static_cast<std::size_t>(code)];
 }
 
@@ -76,10 +76,10 @@ struct io_op : op, cancellable {
     void (*provide)(io_op&) noexcept = nullptr;
 
     const iovec* parts = nullptr;  ///< send: at most IOV_MAX buffers
-    sockaddr* name = nullptr;      ///< connect, send: the peer; accept, receive, recv: filled with it; or null
-    unsigned name_size = 0;        ///< of `name`: its room, and what was filled
-    unsigned part_count = 0;       ///< of `parts`
-    void* lease = nullptr;         ///< the backend's: memory that stays until the waiter has seen the outcome
+    sockaddr* name = nullptr;  ///< connect, send: the peer; accept, receive, recv: filled with it; or null
+    unsigned name_size = 0;    ///< of `name`: its room, and what was filled
+    unsigned part_count = 0;   ///< of `parts`
+    void* lease = nullptr;     ///< the backend's: memory that stays until the waiter has seen the outcome
 };
 
 /// Several datagrams in one operation. `size` is how many `items` there are, and then how many were moved.

@@ -241,7 +241,8 @@ public:
         bool await_ready() const noexcept { return false; }
         template <task_promise P>
         bool await_suspend(std::coroutine_handle<P> parent, site where = site::current()) {
-            detail::note(parent.promise(), static_cast<const detail::task_promise_base&>(child_.promise()), where);
+            detail::note(parent.promise(), static_cast<const detail::task_promise_base&>(child_.promise()),
+                         where);
             if constexpr (std::derived_from<P, detail::task_promise_base>) {
                 parent_ = &parent.promise();
             }

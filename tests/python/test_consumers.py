@@ -190,7 +190,9 @@ def test_the_python_package_says_where_its_headers_are(tmp_path: Path) -> None:
     assert headers(Path(include)) == headers(ROOT / "include")
 
 
-@pytest.mark.parametrize("header", sorted(path.name for path in (ROOT / "include" / "zloop").iterdir()))
+@pytest.mark.parametrize(
+    "header", sorted(path.name for path in (ROOT / "include" / "zloop").iterdir())
+)
 def test_a_compiler_that_is_set_to_an_older_standard_says_what_is_missing(
     header: str, tmp_path: Path
 ) -> None:
