@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include <zloop/cancel.hpp>
 #include <zloop/copy.hpp>
 #include <zloop/foreign_stream.hpp>
 #include <zloop/pipe.hpp>

@@ -4,6 +4,7 @@
 #include <string>
 
 #include <zloop/buffered_reader.hpp>
+#include <zloop/cancel.hpp>
 #include <zloop/foreign_stream.hpp>
 #include <zloop/pipe.hpp>
 #include <zloop/testing.hpp>
