@@ -10,11 +10,15 @@
 // error: that edge does not come again. This holds for TCP alone: a Unix socket's recv ends behind a
 // message that carried descriptors, a TCP one's before urgent data (told as a hang-up), with more to read.
 //
+// What receive() lends is one scratch buffer, for every descriptor in turn. A send of it that has to wait
+// keeps it, and the next receive() gets another.
+//
 // A slot has a generation, and events carry it: an event for a descriptor's former life is ignored.
 #pragma once
 
 #include <cassert>
-#include <memory>
+#include <new>
+#include <utility>
 #include <vector>
 
 #include <fcntl.h>
@@ -28,6 +32,8 @@ namespace zloop {
 
 class readiness : public backend {
 public:
+    ~readiness() override { drop(scratch_); }
+
     std::error_code attach(int fd) noexcept override {
         if (const auto error = reserve(fd)) {
             return error;
@@ -86,6 +92,7 @@ public:
             // A busy peer starves nobody: the rest of the loop has its turn first.
             (reads ? place.burst : place.write_burst) = 0;
             waiting = &operation;
+            keep_lent(operation);
             operation.state = io_op::phase::queued;
             ready_->push(operation);
             return false;
@@ -348,7 +355,21 @@ private:
             }
         }
         operation.state = io_op::phase::idle;
+        static_cast<readiness&>(*operation.owner).resume(operation);
+    }
+
+    /// Resumes an operation's coroutine, and lends it what the operation has kept. The frame may be gone
+    /// then.
+    void resume(io_op& operation) noexcept {
+        auto* const kept = static_cast<loan*>(std::exchange(operation.lease, nullptr));
+        if (kept == nullptr) {
+            operation.waiter.resume();
+            return;
+        }
+        lent_ = kept;
         operation.waiter.resume();
+        lent_ = nullptr;
+        drop(kept);
     }
 
     bool try_or_park(io_op& operation) noexcept {
@@ -361,6 +382,7 @@ private:
             operation.error = EAGAIN;
             return true;
         }
+        keep_lent(operation);
         // Looked up again: what an attempt calls may have moved the table.
         slot& now = slots_[static_cast<std::size_t>(operation.fd)];
         (reads ? now.reader : now.writer) = &operation;
@@ -417,21 +439,57 @@ private:
         return true;
     }
 
+    /// Memory that receive() lends: this head, and the bytes behind it. The last user frees it.
+    struct loan {
+        std::size_t users = 1;
+
+        std::byte* bytes() noexcept { return reinterpret_cast<std::byte*>(this + 1); }
+        bool contains(const void* address) noexcept {
+            const auto from = reinterpret_cast<std::uintptr_t>(bytes());
+            return reinterpret_cast<std::uintptr_t>(address) - from < scratch_bytes;
+        }
+    };
+
+    static void drop(loan* used) noexcept {
+        if (used != nullptr && --used->users == 0) {
+            ::operator delete(used);
+        }
+    }
+
     bool lend(io_op& operation) noexcept {
-        if (scratch_ == nullptr) {
-            scratch_.reset(new (std::nothrow) std::byte[scratch_bytes]);
-            if (scratch_ == nullptr) {
+        if (scratch_ == nullptr || scratch_->users > 1) {  // a send has that one
+            drop(std::exchange(scratch_, nullptr));
+            void* const memory = ::operator new(sizeof(loan) + scratch_bytes, std::nothrow);
+            if (memory == nullptr) {
                 operation.error = ENOMEM;
                 return false;
             }
+            scratch_ = ::new (memory) loan;
         }
-        operation.data = scratch_.get();
+        operation.data = scratch_->bytes();
         operation.size = scratch_bytes;
         return true;
     }
 
+    /// A send of what is lent keeps that while it waits: the next receive() gets other memory.
+    void keep_lent(io_op& operation) noexcept {
+        if (operation.code != opcode::send || operation.lease != nullptr) {
+            return;
+        }
+        for (loan* const each : {lent_, scratch_}) {
+            for (unsigned index = 0; each != nullptr && index < operation.part_count; ++index) {
+                if (each->contains(operation.parts[index].iov_base)) {
+                    ++each->users;
+                    operation.lease = each;
+                    return;
+                }
+            }
+        }
+    }
+
     std::vector<slot> slots_;
-    std::unique_ptr<std::byte[]> scratch_;
+    loan* scratch_ = nullptr;
+    loan* lent_ = nullptr;  // kept by a send, and lent to the coroutine that it has resumed
 };
 
 }  // namespace zloop
