@@ -60,6 +60,9 @@ public:
     bool is_stale() const noexcept { return fd_ >= 0 && kernel_->life(fd_) != life_; }
 
 protected:
+    /// What release() would lose.
+    unclaimed take_unclaimed() { return live() >= 0 ? kernel_->take_unclaimed(fd_) : unclaimed{}; }
+
     /// Where operations go. Not for one that never was open.
     backend& kernel() const noexcept { return *kernel_; }
 

@@ -15,7 +15,9 @@
 #include <cstdint>
 #include <string_view>
 #include <system_error>
+#include <vector>
 
+#include <zloop/fd.hpp>
 #include <zloop/op.hpp>
 #include <zloop/scope.hpp>  // cancellable
 #include <zloop/timer.hpp>  // nanoseconds
@@ -108,6 +110,12 @@ struct watcher : op {
     bool once = false;    ///< and unwatches then: the first event may disarm the descriptor
 };
 
+/// What a kernel that completes has received for a descriptor, and nobody has asked for. In order.
+struct unclaimed {
+    std::vector<std::byte> bytes;
+    std::vector<fd> connections;
+};
+
 class backend {
 public:
     backend() = default;
@@ -128,6 +136,9 @@ public:
 
     /// release(), then the end of the descriptor.
     virtual void close(int fd) noexcept = 0;
+
+    /// Before release(): what would be lost by it. Throws std::bad_alloc.
+    virtual unclaimed take_unclaimed(int) { return {}; }
 
     /// Ends a direction of a made-up connection (SHUT_WR, …). False: it is the kernel's; ask that.
     virtual bool shut_down(int, int) noexcept { return false; }

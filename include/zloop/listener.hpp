@@ -90,6 +90,15 @@ public:
     ///            was queued is passed over.
     auto accept() noexcept { return detail::accept_awaiter(*on_, live()); }
 
+    using socket_base::release;
+
+    /// Gives the descriptor away as release() does, and with it the connections that were accepted and that
+    /// nobody has asked for: a backend that completes (io_uring) accepts ahead.
+    [[nodiscard]] int release(std::vector<fd>& early) {
+        early = take_unclaimed().connections;
+        return release();
+    }
+
 private:
     listener(loop& on, attached&& descriptor) noexcept : socket_base(std::move(descriptor)), on_(&on) {}
 

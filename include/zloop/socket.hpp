@@ -36,7 +36,8 @@ public:
     /// Two Unix sockets that are connected with each other.
     static result<stream_pair> pair(loop& on) noexcept;
 
-    /// Bytes in a buffer that the loop lends until the next await: an idle stream holds none.
+    /// Bytes in a buffer that the loop lends until the next await: an idle stream holds none. Where that is
+    /// a send of them, here or elsewhere, it is lent until the send has ended, and on from there.
     /// Completes: with at least a byte, or with none at the end of the stream.
     auto receive() noexcept { return detail::receive_awaiter(kernel(), live()); }
 
@@ -103,6 +104,15 @@ public:
             detail::set_number(live(), IPPROTO_TCP, TCP_KEEPCNT, probes) &&
             detail::set_number(live(), SOL_SOCKET, SO_KEEPALIVE, 1);
         return done ? std::error_code{} : system_error_code(errno);
+    }
+
+    using socket_base::release;
+
+    /// Gives the descriptor away as release() does, and with it the bytes that were received and that nobody
+    /// has asked for: a backend that completes (io_uring) receives ahead, once receive() was called.
+    [[nodiscard]] int release(std::vector<std::byte>& unread) {
+        unread = take_unclaimed().bytes;
+        return release();
     }
 
 private:

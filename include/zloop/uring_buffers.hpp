@@ -111,6 +111,9 @@ public:
         }
     }
 
+    /// What the kernel has may be written to for ever: it is never freed.
+    void leak() noexcept { given_.clear(); }
+
     /// What the kernel has filled with `size` bytes; its one user is the caller.
     buffer& take(unsigned number, std::uint32_t size) noexcept {
         buffer& filled = *std::exchange(given_[number], nullptr);

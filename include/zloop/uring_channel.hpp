@@ -15,8 +15,11 @@ namespace zloop::detail::uring {
 
 enum class lane : unsigned { reading, writing, arriving };
 
-/// A request of a lane: in the kernel, or on its way there; stopping: asked to end, and not ended yet.
-enum class request_state : std::uint8_t { none, running, stopping };
+/// A request of a lane: in the kernel, or on its way there; owing: to end, which the kernel was not told yet;
+/// stopping: it was told, and has not ended it yet.
+enum class request_state : std::uint8_t { none, running, owing, stopping };
+
+inline constexpr lane lanes[] = {lane::reading, lane::writing, lane::arriving};
 
 /// Descriptors in the order in which they came.
 class connection_queue {
@@ -56,7 +59,7 @@ struct channel {
     int fd;
     bool owned;                ///< else watched
     bool closed = false;       ///< out of the table; lives on for the kernel's sake
-    bool listed = false;       ///< in the backend's list of those that need a request
+    bool listed = false;       ///< in the table's list of those that want a request, or an end of one
     bool byte_stream = false;  ///< its operations are requests; others poll, and then attempt
     bool listens = false;      ///< what arrives by itself are connections, not bytes
     bool has_outcome = false;  ///< behind what was received: the end of the stream, or an error
@@ -64,6 +67,7 @@ struct channel {
     descriptor_kind kind = descriptor_kind::other;
     std::uint8_t burst = 0;        ///< accepts that succeeded in one turn
     std::uint8_t write_burst = 0;  ///< and attempts to write
+    std::uint32_t place = 0;       ///< among those that are closed, in the table
     request_state requests[3] = {};
     int outcome = 0;
 

@@ -71,6 +71,7 @@ public:
             made.flags = always | manner;
             fd_ = set_up(submissions, made);
             if (fd_ != -EINVAL) {
+                works_in_enter_alone_ = manner == deferred_work;
                 break;
             }
         }
@@ -92,6 +93,9 @@ public:
     ~ring() { abandon(); }
 
     int native_handle() const noexcept { return fd_; }
+
+    /// Whether nothing of ours is read or written outside of enter(): so nothing is, once nobody calls that.
+    bool works_in_enter_alone() const noexcept { return works_in_enter_alone_; }
 
     /// Closes our descriptor of it and touches the queues no more; in a fork they are the parent's.
     void abandon() noexcept {
@@ -135,7 +139,8 @@ public:
     bool has_work() const noexcept { return (load(flags_) & (work_to_run | completions_overflown)) != 0; }
 
     /// Hands over what was prepared, lets the kernel do its part, and waits until there are `wanted`
-    /// completions, or up to `limit` (negative: without end). Returns 0 or an errno, ETIME after `limit`.
+    /// completions, or up to `limit` (negative: without end). Returns 0 or an errno: ETIME after `limit`,
+    /// EEXIST when the ring is another thread's.
     int enter(unsigned wanted, nanoseconds limit = nanoseconds(-1)) noexcept {
         if (!enabled_) {
             if (const int error = control(fd_, enable_rings, nullptr, 0); error < 0) {
@@ -216,6 +221,7 @@ private:
 
     int fd_ = -1;
     bool enabled_ = false;
+    bool works_in_enter_alone_ = false;
     std::uint32_t mask_ = 0;
     std::uint32_t tail_ = 0;
     std::uint32_t completion_mask_ = 0;

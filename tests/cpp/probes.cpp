@@ -16,8 +16,10 @@ std::atomic<std::size_t> allocation_count = 0;
 
 [[maybe_unused]] void* allocate(std::size_t size) {
     allocation_count.fetch_add(1, std::memory_order_relaxed);
-    if (void* memory = std::malloc(size != 0 ? size : 1)) {
-        return memory;
+    if (size < no_memory_for::limit.load(std::memory_order_relaxed)) {
+        if (void* memory = std::malloc(size != 0 ? size : 1)) {
+            return memory;
+        }
     }
     throw std::bad_alloc();
 }

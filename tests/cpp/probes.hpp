@@ -1,5 +1,5 @@
-// Looks at what the library asks of the system: allocations are counted, and system calls as faults.hpp does it,
-// which can make them fail. For names to look up the linker puts a probe in the call's place (--wrap).
+// Looks at what the library asks of the system: allocations are counted, and system calls as faults.hpp does
+// it, which can make them fail. For names to look up the linker puts a probe in the call's place (--wrap).
 #pragma once
 
 #include <atomic>
@@ -40,6 +40,17 @@ inline constexpr bool under_tsan = false;
 
 /// Calls of operator new so far, by any thread.
 std::size_t allocations() noexcept;
+
+/// While it lives there is no memory for blocks of this size or more. Only where allocations are counted.
+class no_memory_for {
+public:
+    explicit no_memory_for(std::size_t size_bytes) noexcept { limit = size_bytes; }
+    no_memory_for(const no_memory_for&) = delete;
+    no_memory_for& operator=(const no_memory_for&) = delete;
+    ~no_memory_for() { limit = ~std::size_t{0}; }
+
+    static inline std::atomic<std::size_t> limit = ~std::size_t{0};
+};
 
 /// Bytes of stack between this call's frame and `base`'s.
 std::size_t stack_depth(const void* base) noexcept;

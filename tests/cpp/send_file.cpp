@@ -32,14 +32,6 @@ struct written_file {
     ~written_file() { ::unlink(path); }
 };
 
-std::string pattern(std::size_t size) {
-    std::string text(size, '\0');
-    for (std::size_t index = 0; index < size; ++index) {
-        text[index] = static_cast<char>(index * 31 / 7 + index / 251);
-    }
-    return text;
-}
-
 /// Reads as the peer until `sending` is done.
 template <class T>
 std::string read_while(loop& on, connection& with, job<T>& sending) {

@@ -12,6 +12,7 @@
 #include <zloop/sleep.hpp>
 #include <zloop/stream.hpp>
 #include <zloop/testing.hpp>
+#include <zloop/when.hpp>
 
 #include "catch.hpp"
 #include "probes.hpp"
@@ -709,4 +710,76 @@ TEST_CASE("a released stream is the caller's, and out of service", "[socket]") {
     stream again = stream::adopt(on, fd(::dup(taken.get()))).value();
     job<std::string> more(on, receive_text(again));
     CHECK(finish(on, more) == "x");
+}
+
+TEST_CASE("what a stream has received already goes with it when it is released", "[socket]") {
+    loop on(each_backend());
+    connection with(on, kind::unix_socket);
+    with.sends("first");
+    CHECK(run(on, receive_text(with.socket)) == "first");
+    with.sends("second");
+    turn(on, 2);
+
+    std::vector<std::byte> unread;
+    const fd taken(with.socket.release(unread));
+
+    CHECK(!with.socket);
+    std::string rest = text_of(unread);
+    char more[10];
+    if (const ssize_t count = ::recv(taken.get(), more, sizeof more, MSG_DONTWAIT); count > 0) {
+        rest.append(more, static_cast<std::size_t>(count));
+    }
+    CHECK(rest == "second");
+    CHECK(with.socket.release(unread) == -1);
+    CHECK(unread.empty());
+}
+
+TEST_CASE("sends of what receive() lends keep it, however long they take", "[socket]") {
+    loop on(each_backend());
+    connection from(on, kind::unix_socket), other(on, kind::unix_socket);
+    const kind family = GENERATE(kind::tcp, kind::unix_socket);
+    connection first(on, family), second(on, family);
+    fill(first.socket);
+    fill(second.socket);
+    const std::string text = pattern(9'000);
+    auto relays = [&]() -> task<> {
+        const auto bytes = (co_await from.socket.receive()).value();
+        std::vector<task<result<void>>> both;
+        both.push_back(write_all(first.socket, bytes));
+        both.push_back(write_all(second.socket, bytes));
+        co_await when_all(std::move(both));
+    };
+    job<> relaying(on, relays());
+    from.sends(text);
+    CHECK(turn_until(on, [&] { return !is_readable(from.socket.native_handle()); }));
+    turn(on, 2);
+    REQUIRE(!relaying.done());
+
+    for (int count = 0; count < 3; ++count) {  // whatever was lent before is lent again
+        other.sends(std::string(10'000, 'x'));
+        CHECK(run(on, receive_text(other.socket)) == std::string(10'000, 'x'));
+    }
+    std::string got[2];
+    const auto read = [&] {
+        std::string block(1 << 20, '\0');
+        for (const auto& [index, peer] : {std::pair(0, &first.peer), std::pair(1, &second.peer)}) {
+            const ssize_t count = ::recv(peer->get(), block.data(), block.size(), MSG_DONTWAIT);
+            got[index].append(block, 0, count > 0 ? static_cast<std::size_t>(count) : 0);
+        }
+    };
+    CHECK(turn_until(on, [&] {
+        read();
+        return relaying.done();
+    }));
+    for (const fd* peer : {&first.peer, &second.peer}) {
+        while (is_readable(peer->get())) {
+            read();
+        }
+    }
+
+    for (const std::string& each : got) {
+        REQUIRE(each.size() > text.size());
+        CHECK((each.substr(each.size() - text.size()) == text));
+        CHECK(each.find_first_not_of('f') >= each.size() - text.size());
+    }
 }

@@ -74,6 +74,21 @@ inline std::unique_ptr<zloop::backend> each_backend() {
     return choice.make();
 }
 
+#if ZLOOP_HAS_URING
+/// Whether there is io_uring here. If not, a test case of what is its alone has nothing to say.
+inline bool has_uring() {
+    for (const backend_choice& each : backends()) {
+        if (each.name == "io_uring") {
+            return true;
+        }
+    }
+    WARN("no io_uring here");
+    return false;
+}
+
+inline std::unique_ptr<zloop::backend> uring() { return std::make_unique<zloop::uring_backend>(); }
+#endif
+
 /// Some turns that do not sleep.
 inline void turn(zloop::loop& on, int count = 1) {
     while (count-- > 0) {
@@ -157,6 +172,15 @@ public:
 private:
     std::function<void()> what_;
 };
+
+/// A text in which no two places look alike for long.
+inline std::string pattern(std::size_t size) {
+    std::string text(size, '\0');
+    for (std::size_t index = 0; index < size; ++index) {
+        text[index] = static_cast<char>(index * 31 + (index >> 8) + (index >> 16));
+    }
+    return text;
+}
 
 inline std::string text_of(std::span<const std::byte> bytes) {
     return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};

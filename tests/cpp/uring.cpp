@@ -13,6 +13,7 @@
 #include <zloop/job.hpp>
 #include <zloop/sleep.hpp>
 #include <zloop/stream.hpp>
+#include <zloop/when.hpp>
 
 #include "catch.hpp"
 #include "probes.hpp"
@@ -24,60 +25,8 @@ using namespace support;
 // What every backend promises is tested with each of them, in the files of what promises it. Here: what is
 // io_uring's alone.
 
-namespace {
-
-/// Whether there is no io_uring here; then the test case has nothing to say.
-bool is_absent() {
-    static const bool absent = [] {
-        for (const backend_choice& each : backends()) {
-            if (each.name == "io_uring") {
-                return false;
-            }
-        }
-        return true;
-    }();
-    if (absent) {
-        WARN("no io_uring here");
-    }
-    return absent;
-}
-
-std::unique_ptr<backend> uring() { return std::make_unique<uring_backend>(); }
-
-/// Bytes that lie in a socket, for whoever receives next.
-int unread(const stream& socket) {
-    int count = 0;
-    REQUIRE(::ioctl(socket.native_handle(), FIONREAD, &count) == 0);
-    return count;
-}
-
-/// A text in which no two places look alike for long.
-std::string pattern(std::size_t size) {
-    std::string text(size, '\0');
-    for (std::size_t index = 0; index < size; ++index) {
-        text[index] = static_cast<char>(index * 31 + (index >> 8) + (index >> 16));
-    }
-    return text;
-}
-
-/// Sends what the peer's socket takes without waiting; how much of `text` that was.
-std::size_t send_what_fits(const fd& peer, std::string_view text) {
-    std::size_t sent = 0;
-    while (sent < text.size()) {
-        const ssize_t count =
-            ::send(peer.get(), text.data() + sent, text.size() - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (count <= 0) {
-            break;
-        }
-        sent += static_cast<std::size_t>(count);
-    }
-    return sent;
-}
-
-}  // namespace
-
 TEST_CASE("an io_uring loop says its name and has a descriptor to wait for", "[uring]") {
-    if (is_absent()) {
+    if (!has_uring()) {
         return;
     }
     loop on(uring());
@@ -91,61 +40,8 @@ TEST_CASE("an io_uring loop says its name and has a descriptor to wait for", "[u
     CHECK(!is_readable(on.kernel().native_handle()));
 }
 
-TEST_CASE("a receive that nobody continues stops, and loses nothing", "[uring]") {
-    if (is_absent()) {
-        return;
-    }
-    loop on(uring());
-    connection with(on, GENERATE(kind::tcp, kind::unix_socket));
-    with.sends("first");
-    CHECK(run(on, receive_text(with.socket)) == "first");
-    const std::string text = pattern(64 << 20);
-
-    // The peer sends for as long as the kernel takes something.
-    std::size_t sent = 0;
-    for (int quiet = 0; quiet < 5;) {
-        const std::size_t more = send_what_fits(with.peer, std::string_view(text).substr(sent));
-        sent += more;
-        quiet = more == 0 ? quiet + 1 : 0;
-        on.run_once(1ms);
-    }
-
-    INFO("the peer sent " << sent);
-    CHECK(sent < text.size() / 2);
-    CHECK(unread(with.socket) > 0);  // it stays in the socket, whose window is what the peer feels
-    const int left = unread(with.socket);
-    turn(on, 20);
-    CHECK(unread(with.socket) == left);
-
-    std::string received;
-    auto receives = [&]() -> task<> {
-        while (received.size() < sent) {
-            received += co_await receive_text(with.socket);
-        }
-    };
-    run(on, receives());
-    CHECK((received == text.substr(0, sent)));
-}
-
-TEST_CASE("small messages that nobody receives are kept together", "[uring]") {
-    if (is_absent()) {
-        return;
-    }
-    loop on(uring());
-    connection with(on, kind::unix_socket);
-    with.sends("first");
-    CHECK(run(on, receive_text(with.socket)) == "first");
-
-    for (const char* each : {"one ", "two ", "three"}) {
-        with.sends(each);
-        turn(on);
-    }
-
-    CHECK(run(on, receive_text(with.socket)) == "one two three");
-}
-
 TEST_CASE("a socket that is closed while it receives is closed at once", "[uring]") {
-    if (is_absent()) {
+    if (!has_uring()) {
         return;
     }
     loop on(uring());
@@ -160,7 +56,7 @@ TEST_CASE("a socket that is closed while it receives is closed at once", "[uring
 }
 
 TEST_CASE("what is closed before it was asked for never meets the number's next owner", "[uring]") {
-    if (is_absent()) {
+    if (!has_uring()) {
         return;
     }
     loop on(uring());
@@ -179,6 +75,97 @@ TEST_CASE("what is closed before it was asked for never meets the number's next 
 
     CHECK(finish(on, reading) == system_error_code(ECANCELED).message());
     CHECK(run(on, receive_text(fresh.socket)) == "not for you");
+}
+
+TEST_CASE("what a poll has found for a former watcher is not told to the next one", "[uring]") {
+    if (!has_uring()) {
+        return;
+    }
+    uring_backend kernel;
+    op_queue ready;
+    kernel.deliver_to(ready);
+    int both[2];
+    REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, both) == 0);
+    const fd ours(both[0]), peer(both[1]);
+    lookout former(ours.get(), direction::read, [] {});
+    lookout next(ours.get(), direction::read, [] {});
+    lookout writer(ours.get(), direction::write, [] {});
+    REQUIRE(!kernel.watch(former));
+    REQUIRE(!kernel.watch(writer));
+    CHECK(::send(peer.get(), "x", 1, 0) == 1);
+    CHECK(!kernel.wait(0ns));  // both directions are found ready; nobody is told yet
+
+    kernel.unwatch(former);
+    char byte;
+    CHECK(::recv(ours.get(), &byte, 1, 0) == 1);
+    REQUIRE(!kernel.watch(next));
+    kernel.collect();
+
+    CHECK(!next.queued);
+    CHECK(writer.queued);
+    CHECK(&ready.pop() == &writer);
+    CHECK(!kernel.wait(0ns));
+    kernel.collect();
+    CHECK(!next.queued);
+    CHECK(::send(peer.get(), "x", 1, 0) == 1);
+    CHECK(!kernel.wait(0ns));
+    kernel.collect();
+    CHECK(next.queued);
+    kernel.unwatch(next);
+    kernel.unwatch(writer);
+}
+
+TEST_CASE("a loop belongs to the thread that turned it first", "[uring]") {
+    if (!has_uring()) {
+        return;
+    }
+    loop on(uring());
+    std::thread([&] { turn(on); }).join();
+
+    std::error_code refused;
+    try {
+        on.run_once(1ms);
+    } catch (const std::system_error& error) {
+        refused = error.code();
+    }
+    CHECK(refused == std::errc::operation_not_permitted);
+}
+
+TEST_CASE("a loop can be destroyed from another thread, whatever its own has begun", "[uring]") {
+    if (!has_uring()) {
+        return;
+    }
+    auto on = std::make_unique<loop>(uring());
+    connection first(*on, kind::unix_socket), second(*on, kind::unix_socket);
+    fill(second.socket);
+    int canceled = 0;
+    auto receives = [&](stream socket) -> task<> {
+        const auto received = co_await socket.receive();
+        canceled += received.error() == std::errc::operation_canceled;
+    };
+    auto reads_and_writes = [&](stream socket) -> task<> {
+        auto reads = [&]() -> task<> {
+            std::byte room[10];
+            canceled += (co_await socket.recv(room)).error() == std::errc::operation_canceled;
+        };
+        auto writes = [&]() -> task<> {
+            canceled += (co_await socket.send(bytes_of("x"))).error() == std::errc::operation_canceled;
+        };
+        std::vector<task<>> both;
+        both.push_back(reads());
+        both.push_back(writes());
+        co_await when_all(std::move(both));
+    };
+    spawn(*on, receives(std::move(first.socket)));
+    spawn(*on, reads_and_writes(std::move(second.socket)));
+    std::thread([&] { turn(*on, 3); }).join();
+
+    on.reset();
+
+    CHECK(canceled == 3);
+    CHECK(first.peer_reads().empty());  // it is closed
+    second.peer_drains();
+    CHECK(second.peer_reads().empty());
 }
 
 #endif
