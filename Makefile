@@ -5,6 +5,7 @@ PYTHON ?= python3
 ADDRESS ?= 127.0.0.1
 PORT ?= 8000
 FUZZ_SECONDS ?= 600
+CHECKS ?=  # of make test: a few of those in tools/test; all, when empty
 
 version := $(shell $(PYTHON) -c 'import platform, sys; print(platform.python_version() + sys.abiflags)')
 venv := .venv/$(version)
@@ -27,11 +28,17 @@ run: $(venv)/zloop  ## serve examples/python/hello_asgi.py with uvicorn; Ctrl-C 
 
 .PHONY: test
 test: $(venv)/zloop  ## everything that can be checked: C++, Python, conformance
-	@tools/test $(wheels)
+	@tools/test $(wheels) $(CHECKS)
 
 .PHONY: conformance
 conformance: $(venv)/zloop  ## the suites of CPython and of uvicorn, on zloop
 	@tools/test $(wheels) cpython uvicorn
+
+.PHONY: conformance-sid
+conformance-sid:  ## CPython's suite and the Python tests on 3.14 and 3.15, in a Debian sid root
+	@status=0; for python in python3.14 python3.15; do \
+		tools/sid make -s PYTHON=$$python test CHECKS="cpython python" || status=1; \
+	done; exit $$status
 
 .PHONY: fuzz
 fuzz:  ## random programs on the scripted backend, for FUZZ_SECONDS, with clang's libFuzzer
