@@ -486,7 +486,7 @@ void add_handle_types(PyObject* module, module_state& state) {
     const py::ref threadsafe_handle = py::attribute(events.get(), "_ThreadSafeHandle");
     py::check_slot(threadsafe_handle.get(), "_lock", offsetof(threadsafe_handle_slots, lock));
     state.threadsafe_handle_type =
-        make_type<ThreadSafeHandle>(module, "zloop._zloop.ThreadSafeHandle",
+        make_type<ThreadSafeHandle>(module, "zloop._zloop._ThreadSafeHandle",
                                     "What call_soon_threadsafe() returns: a Handle to cancel from anywhere.",
                                     threadsafe_handle.get());
 #endif

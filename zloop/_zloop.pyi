@@ -30,7 +30,7 @@ class TimerHandle(asyncio.TimerHandle):
 
 if sys.version_info >= (3, 14):
     @final
-    class ThreadSafeHandle(asyncio.Handle): ...
+    class _ThreadSafeHandle(asyncio.Handle): ...
 
 @final
 class SocketTransport(asyncio.Transport):

@@ -96,6 +96,8 @@ def test_slow_callbacks_are_logged_in_asyncios_words(debug_loop, caplog, method)
         debug_loop.run_forever()
     words = [message for message in caplog.messages if "slow" in message]
     kind = "TimerHandle when=[0-9.]+" if method == "call_later" else "Handle"
+    if method == "call_soon_threadsafe" and sys.version_info >= (3, 14):
+        kind = "_ThreadSafeHandle"
     assert re.fullmatch(
         rf"Executing <{kind} slow\(1\) at .*:\d+ created at .*:\d+> took \d\.\d\d\d seconds",
         words[0],

@@ -616,14 +616,19 @@ async def test_write_refuses_what_is_no_bytes(connect, data):
     name = type(data).__name__
     with pytest.raises(TypeError) as raised:
         transport.write(data)
-    assert str(raised.value) == f"data argument must be a bytes-like object, not {name!r}"
+    wanted = "bytes-like object"
+    if sys.version_info >= (3, 14):
+        wanted = "bytes, bytearray, or memoryview object"
+    assert str(raised.value) == f"data argument must be a {wanted}, not {name!r}"
     transport.write(b"fine")
     assert await peer.receive_exactly(4) == b"fine"
     await close(protocol)
 
 
-@pytest.mark.parametrize("bad", ["text", 5, None, [65, 66]])
-async def test_writelines_with_one_bad_part_sends_none(connect, bad):
+@pytest.mark.parametrize("bad", ["text", 5, [65, 66]])
+async def test_writelines_with_one_bad_part_sends_none(loop, connect, bad):
+    if sys.version_info >= (3, 15) and not isinstance(loop, zloop.Loop):
+        pytest.skip("asyncio keeps the good part, and then waits for ever")
     protocol = Recorder()
     transport, peer = await connect(protocol)
     with pytest.raises(TypeError):
