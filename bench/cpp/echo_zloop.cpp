@@ -3,7 +3,6 @@
 // ZLOOP_BACKEND chooses the backend; `echo_zloop --backend` only says which one it is. Prints `port N`
 // once it listens on 127.0.0.1. SIGTERM ends it.
 #include <cstdio>
-#include <string>
 
 #include <sys/resource.h>
 
@@ -12,21 +11,17 @@
 namespace {
 
 zloop::task<> echo(zloop::stream socket) {
-    std::string kept;
     for (;;) {
-        const auto [error, bytes] = co_await socket.receive();
+        auto [error, bytes] = co_await socket.receive();
         if (error || bytes.empty()) {
             co_return;
         }
-        const iovec part{const_cast<std::byte*>(bytes.data()), bytes.size()};
-        const auto [full, sent] = socket.try_send({&part, 1});
-        if (!full && sent == bytes.size()) {
-            continue;
-        }
-        // The bytes are lent until the next await, so what the kernel does not take now is copied.
-        kept.assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-        if (!co_await zloop::write_all(socket, zloop::bytes_of(kept).subspan(sent))) {
-            co_return;
+        while (!bytes.empty()) {  // lent to us, and kept by a send of it that waits
+            const auto [failure, sent] = co_await socket.send(bytes);
+            if (failure) {
+                co_return;
+            }
+            bytes = bytes.subspan(sent);
         }
     }
 }
