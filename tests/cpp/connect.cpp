@@ -12,6 +12,7 @@
 
 using namespace std::chrono_literals;
 using namespace zloop;
+using support::each_backend;
 using support::open_descriptors;
 
 namespace {
@@ -230,7 +231,7 @@ TEST_CASE("what an attempt throws ends the race and travels", "[connect]") {
 
 TEST_CASE("a host is connected to by its name, past addresses that refuse or do not answer", "[connect]") {
     const silent_door silent;
-    loop on;
+    loop on(each_backend());
     auto door = listener::bind(on, address::loopback()).value();
     const std::size_t before = open_descriptors();
     auto work = [&]() -> task<std::string> {
@@ -252,7 +253,7 @@ TEST_CASE("connecting by host and port, or service", "[connect]") {
         numeric = {"::1", "127.0.0.1"};  // nobody listens at the first, or this host has no IPv6
         return host == "there.example" ? 0 : EAI_NONAME;
     });
-    loop on;
+    loop on(each_backend());
     auto door = listener::bind(on, address::loopback()).value();
     const std::uint16_t port = door.local_address().port();
     auto work = [&]() -> task<> {
@@ -274,7 +275,7 @@ TEST_CASE("a cancelled connect by name leaves no descriptor", "[connect]") {
         numeric = {"127.0.0.1", "127.0.0.1"};
         return 0;
     });
-    loop on;
+    loop on(each_backend());
     const std::size_t before = open_descriptors();
     job<result<stream>> running(on, connect("silent.example", silent.where().port()));
     while (open_descriptors() == before) {
@@ -295,7 +296,7 @@ TEST_CASE("each attempt of a connect by name is made as it was asked for", "[con
         numeric = {"::1", "127.0.0.1"};  // what does not fit the local address is passed over
         return 0;
     });
-    loop on;
+    loop on(each_backend());
     auto door = listener::bind(on, address::any()).value();
     connect_options options;
     options.socket.local = address::ip("127.0.0.5", 0).value();

@@ -179,7 +179,7 @@ TEST_CASE("a timer runs at its deadline, and not a nanosecond before", "[loop]")
 }
 
 TEST_CASE("no timer runs early on the real clock", "[loop]") {
-    loop on;
+    loop on(each_backend());
     for (const nanoseconds delay :
          {0ns, 1ns, 999ns, 1'000ns, 130'001ns, 999'999ns, 1'000'001ns, 2'500'000ns}) {
         std::optional<time_point> fired;
@@ -194,7 +194,7 @@ TEST_CASE("no timer runs early on the real clock", "[loop]") {
 }
 
 TEST_CASE("a timer below a millisecond does not wait for one", "[loop]") {
-    loop on;
+    loop on(each_backend());
     auto best = nanoseconds::max();
     for (int round = 0; round < 20; ++round) {
         bool fired = false;
@@ -291,7 +291,7 @@ TEST_CASE("a busy loop asks the kernel after 100 microseconds", "[loop]") {
 }
 
 TEST_CASE("a busy loop still sees the kernel's events", "[loop]") {
-    loop on;
+    loop on(each_backend());
     pipe_ends pipe;
     bool seen = false;
     lookout readable(pipe.out.get(), direction::read, [&] { seen = true; });
@@ -343,7 +343,7 @@ TEST_CASE("post wakes a loop that sleeps, and no other", "[loop]") {
 
 TEST_CASE("ops posted by many threads all run, each thread's in order", "[loop]") {
     constexpr int threads = 4, each = 2'000;
-    loop on;
+    loop on(each_backend());
     int runs = 0;
     int out_of_order = 0;
     std::vector<int> last(threads, -1);
@@ -376,7 +376,7 @@ TEST_CASE("ops posted by many threads all run, each thread's in order", "[loop]"
 }
 
 TEST_CASE("no wake is lost between a loop that falls asleep and a thread that posts", "[loop]") {
-    loop on;
+    loop on(each_backend());
     std::atomic<int> asked = 0;
     int answered = 0;
     callback ping([&] { asked = ++answered; });
@@ -397,8 +397,9 @@ TEST_CASE("no wake is lost between a loop that falls asleep and a thread that po
 }
 
 TEST_CASE("a loop may end by the op that a thread is still posting", "[loop]") {
+    const backend_choice choice = GENERATE(from_range(backends()));
     for (int round = 0; round < 300; ++round) {
-        auto on = std::make_unique<loop>();
+        auto on = std::make_unique<loop>(choice.make());
         callback last([&] { on->stop(); });
         std::thread poster([&, to = on.get()] { to->post(last); });
         on->run();
@@ -599,7 +600,7 @@ bool true_in_child(F&& work) {
 }  // namespace
 
 TEST_CASE("a loop refuses to run in a fork of its process, and still runs in its own", "[loop]") {
-    loop on;
+    loop on(each_backend());
     auto work = []() -> task<int> { co_return 5; };
 
     CHECK(true_in_child([&] {
@@ -620,7 +621,7 @@ TEST_CASE("a loop refuses to run in a fork of its process, and still runs in its
 }
 
 TEST_CASE("a fork makes loops of its own, and so does its fork", "[loop]") {
-    loop on;
+    loop on(each_backend());
     auto work = []() -> task<int> {
         co_await next_turn();
         co_return 5;
@@ -630,7 +631,7 @@ TEST_CASE("a fork makes loops of its own, and so does its fork", "[loop]") {
 }
 
 TEST_CASE("a fork ends the loop that it inherited and leaves its parent's as it was", "[loop]") {
-    auto on = std::make_unique<loop>();
+    auto on = std::make_unique<loop>(each_backend());
     connection with(*on, kind::unix_socket);
     std::string seen;
     auto reads = [&](stream socket) -> task<> {

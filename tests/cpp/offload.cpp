@@ -18,6 +18,7 @@
 
 using namespace std::chrono_literals;
 using namespace zloop;
+using support::each_backend;
 
 namespace {
 
@@ -116,7 +117,7 @@ TEST_CASE("what offloaded work throws travels to who awaits it", "[offload]") {
 
 TEST_CASE("a pool has as many threads as work needs at once, and no more than it may", "[offload]") {
     offload_pool pool(3);
-    loop on;
+    loop on(each_backend());
     gate hold;
     std::atomic<int> running = 0, most = 0;
     auto work = [&]() -> task<> {
@@ -145,7 +146,7 @@ TEST_CASE("a pool has as many threads as work needs at once, and no more than it
 
 TEST_CASE("cancelled work that has not begun never begins", "[offload]") {
     offload_pool pool(1);
-    loop on;
+    loop on(each_backend());
     gate hold;
     bool began = false;
     auto block = [&]() -> task<> { (co_await offload(pool, [&] { hold.pass(); })).value(); };
@@ -174,7 +175,7 @@ TEST_CASE("cancelled work that has not begun never begins", "[offload]") {
 
 TEST_CASE("cancelled work that has begun is waited for, and its result counts", "[offload]") {
     offload_pool pool;
-    loop on;
+    loop on(each_backend());
     gate hold;
     auto work = [&]() -> task<result<int>> {
         int here = 0;  // safe to use: the frame stays
@@ -198,7 +199,7 @@ TEST_CASE("cancelled work that has begun is waited for, and its result counts", 
 
 TEST_CASE("whoever waits abandonably leaves at once, and the work ends alone", "[offload]") {
     offload_pool pool;
-    auto on = std::make_unique<loop>();
+    auto on = std::make_unique<loop>(each_backend());
     auto hold = std::make_shared<gate>();
     auto ended = std::make_shared<std::atomic<bool>>(false);
     auto work = [](offload_pool& where, std::shared_ptr<gate> door,
@@ -227,7 +228,7 @@ TEST_CASE("whoever waits abandonably leaves at once, and the work ends alone", "
 }
 
 TEST_CASE("work is not begun in a scope that is cancelled already", "[offload]") {
-    loop on;
+    loop on(each_backend());
     bool began = false;
     auto work = [&]() -> task<int> {
         int canceled = 0;
@@ -258,7 +259,7 @@ TEST_CASE("a loop that ends waits for work that uses its tasks' frames", "[offlo
     };
     std::thread opener;
     {
-        loop on;
+        loop on(each_backend());
         spawn(on, work());
         on.run_once(0ns);
         hold.await(1);
@@ -292,7 +293,7 @@ TEST_CASE("several loops in several threads share a pool", "[offload]") {
 
 TEST_CASE("cancelling at any moment loses neither the waiter nor the work", "[offload]") {
     offload_pool pool(2);
-    loop on;
+    loop on(each_backend());
     std::atomic<int> begun = 0;
     auto performed = std::make_shared<std::atomic<int>>(0);
     int canceled = 0, completed = 0;
@@ -335,7 +336,7 @@ TEST_CASE("a pool's threads are left alone by signals", "[offload]") {
 
 TEST_CASE("a fork's pool begins anew, and its inherited loop ends without the threads", "[offload]") {
     offload_pool pool;
-    auto on = std::make_unique<loop>();
+    auto on = std::make_unique<loop>(each_backend());
     gate hold;
     int canceled = 0;
     auto stays = [&]() -> task<> {
@@ -378,7 +379,7 @@ TEST_CASE("work fails when no thread can be started, and takes turns when only o
     CHECK(!zloop::run(work()));
 
     const probes::failing no_more(probes::pthread_create, EAGAIN, 100);
-    loop on;
+    loop on(each_backend());
     job<std::error_code> first(on, work());
     job<std::error_code> second(on, work());
     CHECK(!join(on, first));

@@ -12,6 +12,7 @@
 
 using namespace std::chrono_literals;
 using namespace zloop;
+using support::each_backend;
 
 namespace {
 
@@ -121,6 +122,7 @@ TEST_CASE("a cancelled lookup is left alone, even by its loop", "[resolve]") {
         bool begun = false, open = false, ended = false;
     };
     static shared state;  // outlives the thread's work
+    state.begun = state.open = state.ended = false;
     const probes::name_server server([](const auto&, auto& numeric) {
         std::unique_lock lock(state.mutex);
         state.begun = true;
@@ -132,7 +134,7 @@ TEST_CASE("a cancelled lookup is left alone, even by its loop", "[resolve]") {
         return 0;
     });
     {
-        loop on;
+        loop on(each_backend());
         job<answer> running(on, resolve("slow", 80));
         on.run_once(0ns);
         {
