@@ -9,11 +9,13 @@ for it to its end.
     call_soon_threadsafe   as call_soon, from the loop's own thread: no fight for the GIL in it
     future_wake            a task waits for a future that the next callback resolves
     sleep0                 await asyncio.sleep(0)
+    spawn                  start a program, read what it prints, wait for its end; one after another
 """
 
 import argparse
 import asyncio
 import json
+import subprocess
 from collections.abc import Callable
 from time import perf_counter_ns
 
@@ -31,6 +33,7 @@ class Stopwatch:
     """Counts the batches that end between the warm-up and the deadline."""
 
     def __init__(self, seconds: float) -> None:
+        self.batch = BATCH
         self.began_ns = 0
         self.batches = 0
         self.ns_per_op = 0.0
@@ -46,7 +49,7 @@ class Stopwatch:
             self.began_ns = now
         if now < self._deadline_ns or not self.batches:
             return True
-        self.ns_per_op = (now - self.began_ns) / (self.batches * BATCH)
+        self.ns_per_op = (now - self.began_ns) / (self.batches * self.batch)
         return False
 
 
@@ -111,9 +114,26 @@ def sleep0(loop: asyncio.AbstractEventLoop, watch: Stopwatch) -> None:
     loop.run_until_complete(main())
 
 
+def spawn(loop: asyncio.AbstractEventLoop, watch: Stopwatch) -> None:
+    watch.batch = 10
+
+    async def child() -> None:
+        started = await asyncio.create_subprocess_exec("/bin/echo", stdout=subprocess.PIPE)
+        written, _ = await started.communicate()
+        if (written, started.returncode) != (b"\n", 0):
+            raise RuntimeError(f"a child printed {written!r} and ended with {started.returncode}")
+
+    async def main() -> None:
+        while watch.goes_on():
+            for _ in range(watch.batch):
+                await child()
+
+    loop.run_until_complete(main())
+
+
 MODES = {
     mode.__name__: mode
-    for mode in (call_soon, call_later_cancel, call_soon_threadsafe, future_wake, sleep0)
+    for mode in (call_soon, call_later_cancel, call_soon_threadsafe, future_wake, sleep0, spawn)
 }
 
 
@@ -128,7 +148,7 @@ def main() -> None:
     watch = Stopwatch(arguments.seconds)
     MODES[arguments.mode](loop, watch)
     loop.close()
-    print(json.dumps({"ns_per_op": watch.ns_per_op, "operations": watch.batches * BATCH}))
+    print(json.dumps({"ns_per_op": watch.ns_per_op, "operations": watch.batches * watch.batch}))
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ BARS = [
     Bar("echo-1KiB-64, CPU per message", "echo-1KiB-64", "cpu_us", loops.FLOOR, at_most=1.06),
     Bar("call_soon", "call_soon", "rate", PEER, at_least=2),
     Bar("call_later_cancel", "call_later_cancel", "rate", PEER, at_least=4),
+    Bar("spawn", "spawn", "rate", "asyncio", at_least=1),
     Bar("uvicorn-64, requests per second", "uvicorn-64", "rate", PEER, at_least=1.25),
 ]
 

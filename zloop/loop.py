@@ -22,6 +22,7 @@ from typing import Any
 
 from . import _zloop
 from ._zloop import LoopCore
+from .child import ChildTransport, is_ours_to_watch, thread_watcher
 
 atexit.register(_zloop._end_interpreter)
 
@@ -48,6 +49,8 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
     Everything asyncio documents for its loops holds. Beyond it: ``backend``, the kernel interface in
     use, and ``stats``, counters of turns, callbacks and system polls.
     """
+
+    _thread_watcher: Any = None  # of children for whom there was no pidfd
 
     def __init__(self) -> None:
         super().__init__(_Watched(self))
@@ -152,6 +155,44 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
 
     def _make_write_pipe_transport(self, pipe, protocol, waiter=None, extra=None):
         return self._new_write_pipe_transport(pipe, protocol, waiter, extra)
+
+    # Child processes.
+
+    async def _make_subprocess_transport(
+        self, protocol, args, shell, stdin, stdout, stderr, bufsize, extra=None, **kwargs
+    ):
+        if not is_ours_to_watch(self):
+            return await super()._make_subprocess_transport(
+                protocol, args, shell, stdin, stdout, stderr, bufsize, extra, **kwargs
+            )
+        waiter = self.create_future()
+        transport = ChildTransport(
+            self,
+            protocol,
+            args,
+            shell,
+            stdin,
+            stdout,
+            stderr,
+            bufsize,
+            waiter=waiter,
+            extra=extra,
+            **kwargs,
+        )
+        try:
+            await waiter
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException:
+            transport.close()
+            await asyncio.shield(transport._wait())  # reaped, even when we are cancelled again
+            raise
+        return transport
+
+    def _watch_in_thread(self, pid: int, transport: ChildTransport) -> None:
+        if self._thread_watcher is None:
+            self._thread_watcher = thread_watcher()
+        self._thread_watcher.add_child_handler(pid, self._child_watcher_callback, transport)
 
     # What transports have to say.
 
