@@ -3,10 +3,44 @@
 #include "backlog.hpp"
 
 #include <algorithm>
+#include <cerrno>
+#include <limits>
 
 #include <sys/uio.h>
 
 namespace zl {
+
+file_part file_part::from(PyObject* descriptor, PyObject* offset, PyObject* count) {
+    file_part part{};
+    part.descriptor = PyObject_AsFileDescriptor(descriptor);
+    if (part.descriptor < 0) {
+        throw py::error_set{};
+    }
+    part.offset = PyLong_AsLongLong(offset);
+    const bool bounded = count != Py_None;
+    part.left = bounded ? PyLong_AsSize_t(count) : std::numeric_limits<std::size_t>::max();
+    if (PyErr_Occurred()) {
+        throw py::error_set{};
+    }
+    return part;
+}
+
+py::ref sendfile_failure(int error, std::size_t sent) noexcept {
+    py::ref failure;
+    if (sent == 0) {
+        const py::ref asyncio = py::ref::adopt(PyImport_ImportModule("asyncio"));
+        if (asyncio) {
+            failure = py::ref::adopt(PyObject_CallMethod(asyncio.get(), "SendfileNotAvailableError", "s",
+                                                         "os.sendfile call failed"));
+        }
+    } else if (error == ENOTCONN) {
+        failure = py::ref::adopt(
+            PyObject_CallFunction(PyExc_ConnectionError, "si", "socket is not connected", error));
+    } else {
+        return py::os_error(error);
+    }
+    return failure ? failure : py::take_error();
+}
 
 void backlog::push(py::ref bytes, std::size_t offset) {
     const auto size = static_cast<std::size_t>(PyBytes_GET_SIZE(bytes.get()));

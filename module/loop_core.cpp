@@ -683,6 +683,7 @@ void add_loop_core_type(PyObject* module, module_state& state) {
         py::method<&LoopCore::sock_recvfrom_into>("sock_recvfrom_into", "sock_recvfrom_into($self, sock, buf, nbytes=0)\n--\n\nasyncio.loop.sock_recvfrom_into"),
         py::method<&LoopCore::sock_sendall>("sock_sendall", "sock_sendall($self, sock, data)\n--\n\nasyncio.loop.sock_sendall"),
         py::method<&LoopCore::sock_sendto>("sock_sendto", "sock_sendto($self, sock, data, address)\n--\n\nasyncio.loop.sock_sendto"),
+        py::method<&LoopCore::begin_sock_sendfile>("_sock_sendfile", "Send (sock, descriptor, offset, count) of a file."),
         py::method<&LoopCore::sock_connect>("sock_connect", "sock_connect($self, sock, address)\n--\n\nasyncio.loop.sock_connect"),
         py::method<&LoopCore::sock_accept>("sock_accept", "sock_accept($self, sock)\n--\n\nasyncio.loop.sock_accept"),
         {},

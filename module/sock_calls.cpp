@@ -10,7 +10,9 @@
 
 #include <arpa/inet.h>
 #include <sys/ioctl.h>
+#include <sys/sendfile.h>
 
+#include "backlog.hpp"
 #include "sock_operation.hpp"
 
 namespace zl {
@@ -34,9 +36,11 @@ py::ref bytes_of(const std::byte* data, std::size_t size) {
         PyBytes_FromStringAndSize(reinterpret_cast<const char*>(data), static_cast<Py_ssize_t>(size)));
 }
 
-/// A system call on a socket; nothing when it would block. Throws what else is wrong.
-template <class Call>
-std::optional<std::size_t> try_call(Call call) {
+py::ref os_error(int error) { return py::os_error(error); }
+
+/// A system call on a socket; nothing when it would block. Throws what else is wrong, by default OSError.
+template <class Call, class Failure = py::ref (*)(int)>
+std::optional<std::size_t> try_call(Call call, Failure failure = os_error) {
     for (;;) {
         const ssize_t moved = call();
         if (moved >= 0) {
@@ -46,7 +50,7 @@ std::optional<std::size_t> try_call(Call call) {
             return std::nullopt;
         }
         if (errno != EINTR) {
-            PyErr_SetFromErrno(PyExc_OSError);
+            py::restore_error(failure(errno));
             throw py::error_set{};
         }
         if (PyErr_CheckSignals() != 0) {
@@ -181,26 +185,41 @@ py::ref accept(SockOperation& self) {
     return accepted;
 }
 
-constexpr sock_call calls[] = {
-    {"sock_recv", zloop::direction::read, recv},
-    {"sock_recv_into", zloop::direction::read, recv_into},
-    {"sock_recvfrom", zloop::direction::read, recvfrom},
-    {"sock_recvfrom_into", zloop::direction::read, recvfrom_into},
-    {"sock_sendall", zloop::direction::write, sendall},
-    {"sock_sendto", zloop::direction::write, sendto},
-    {"sock_connect", zloop::direction::write, connect},
-    {"sock_accept", zloop::direction::read, accept},
-};
-enum {
-    call_recv,
-    call_recv_into,
-    call_recvfrom,
-    call_recvfrom_into,
-    call_sendall,
-    call_sendto,
-    call_connect,
-    call_accept
-};
+/// One call at a time, as above. The disk may be slow: other threads run meanwhile.
+py::ref sendfile(SockOperation& self) {
+    constexpr std::size_t most = 1 << 20;
+    const int fd = self.descriptor();
+    const auto count = try_call(
+        [&] {
+            off_t offset = self.offset;
+            PyThreadState* const thread = PyEval_SaveThread();
+            const ssize_t moved = ::sendfile(fd, self.file, &offset, std::min(self.size - self.done, most));
+            const int error = errno;
+            PyEval_RestoreThread(thread);
+            errno = error;
+            return moved;
+        },
+        [&](int error) { return sendfile_failure(error, self.done); });
+    if (!count) {
+        return nullptr;
+    }
+    self.offset += static_cast<std::int64_t>(*count);
+    self.done += *count;
+    return *count == 0 || self.done == self.size ? integer(self.done) : nullptr;
+}
+
+constexpr auto reads = zloop::direction::read;
+constexpr auto writes = zloop::direction::write;
+
+constexpr sock_call recv_call{"sock_recv", reads, recv};
+constexpr sock_call recv_into_call{"sock_recv_into", reads, recv_into};
+constexpr sock_call recvfrom_call{"sock_recvfrom", reads, recvfrom};
+constexpr sock_call recvfrom_into_call{"sock_recvfrom_into", reads, recvfrom_into};
+constexpr sock_call sendall_call{"sock_sendall", writes, sendall};
+constexpr sock_call sendto_call{"sock_sendto", writes, sendto};
+constexpr sock_call sendfile_call{"sock_sendfile", writes, sendfile};
+constexpr sock_call connect_call{"sock_connect", writes, connect};
+constexpr sock_call accept_call{"sock_accept", reads, accept};
 
 // Which arguments are ours.
 
@@ -279,7 +298,7 @@ bool LoopCore::take_sock_turn() noexcept {
 py::ref LoopCore::sock_recv(const py::arguments& args) {
     if (is_plain(*this, args, 2)) {
         if (const auto size = size_of(args.values[1])) {
-            return SockOperation::make(*this, calls[call_recv], args.values[0], nullptr, nullptr, *size);
+            return SockOperation::make(*this, recv_call, args.values[0], nullptr, nullptr, *size);
         }
     }
     return call_inherited("sock_recv", args);
@@ -287,50 +306,62 @@ py::ref LoopCore::sock_recv(const py::arguments& args) {
 
 py::ref LoopCore::sock_recv_into(const py::arguments& args) {
     if (is_plain(*this, args, 2)) {
-        return SockOperation::make(*this, calls[call_recv_into], args.values[0], args.values[1]);
+        return SockOperation::make(*this, recv_into_call, args.values[0], args.values[1]);
     }
     return call_inherited("sock_recv_into", args);
 }
 
 py::ref LoopCore::sock_recvfrom(const py::arguments& args) {
     if (is_plain(*this, args, 2)) {
-        return SockOperation::make(*this, calls[call_recvfrom], args.values[0], args.values[1]);
+        return SockOperation::make(*this, recvfrom_call, args.values[0], args.values[1]);
     }
     return call_inherited("sock_recvfrom", args);
 }
 
 py::ref LoopCore::sock_recvfrom_into(const py::arguments& args) {
     if (is_plain(*this, args, 3) && size_of(args.values[2])) {
-        return SockOperation::make(*this, calls[call_recvfrom_into], args.values[0], args.values[1],
-                                   args.values[2]);
+        return SockOperation::make(*this, recvfrom_into_call, args.values[0], args.values[1], args.values[2]);
     }
     return call_inherited("sock_recvfrom_into", args);
 }
 
 py::ref LoopCore::sock_sendall(const py::arguments& args) {
     if (is_plain(*this, args, 2) && is_bytes(args.values[1])) {
-        return SockOperation::make(*this, calls[call_sendall], args.values[0], args.values[1]);
+        return SockOperation::make(*this, sendall_call, args.values[0], args.values[1]);
     }
     return call_inherited("sock_sendall", args);
 }
 
 py::ref LoopCore::sock_sendto(const py::arguments& args) {
     if (is_plain(*this, args, 3)) {
-        return SockOperation::make(*this, calls[call_sendto], args.values[0], args.values[1], args.values[2]);
+        return SockOperation::make(*this, sendto_call, args.values[0], args.values[1], args.values[2]);
     }
     return call_inherited("sock_sendto", args);
 }
 
+py::ref LoopCore::begin_sock_sendfile(const py::arguments& args) {
+    if (args.count != 4) {
+        py::raise(PyExc_TypeError, "_sock_sendfile(sock, descriptor, offset, count)");
+    }
+    py::ref made = SockOperation::make(*this, sendfile_call, args.values[0]);
+    auto& operation = *reinterpret_cast<SockOperation*>(made.get());
+    const file_part part = file_part::from(args.values[1], args.values[2], args.values[3]);
+    operation.file = part.descriptor;
+    operation.offset = part.offset;
+    operation.size = part.left;
+    return made;
+}
+
 py::ref LoopCore::sock_connect(const py::arguments& args) {
     if (is_plain(*this, args, 2) && is_resolved(*this, args.values[0], args.values[1])) {
-        return SockOperation::make(*this, calls[call_connect], args.values[0], args.values[1]);
+        return SockOperation::make(*this, connect_call, args.values[0], args.values[1]);
     }
     return call_inherited("sock_connect", args);
 }
 
 py::ref LoopCore::sock_accept(const py::arguments& args) {
     if (is_plain(*this, args, 1)) {
-        return SockOperation::make(*this, calls[call_accept], args.values[0]);
+        return SockOperation::make(*this, accept_call, args.values[0]);
     }
     return call_inherited("sock_accept", args);
 }

@@ -426,6 +426,8 @@ void add_sock_operation_type(PyObject* module, module_state& state) {
     static PyGetSetDef properties[] = {
         py::property<&SockOperation::get_name>("__name__", "As a coroutine's."),
         py::property<&SockOperation::get_qualified_name>("__qualname__", "As a coroutine's."),
+        py::property<&SockOperation::get_done>("_done",
+                                               "How many bytes sock_sendall or sock_sendfile has sent."),
         py::property<&SockOperation::get_running>("cr_running", "As a coroutine's."),
         py::property<&SockOperation::get_suspended>("cr_suspended", "As a coroutine's."),
         {},

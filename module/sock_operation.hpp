@@ -57,6 +57,8 @@ struct sock_operation_fields : zloop::watcher {
     bool in_line = false;   // behind somebody who is
     bool woken = false;     // the descriptor was ready
     bool connecting = false;
+    int file = -1;            // sock_sendfile: the caller's
+    std::int64_t offset = 0;  // in it
 
     using owned = py::owned<&sock_operation_fields::loop, &sock_operation_fields::sock,
                             &sock_operation_fields::argument, &sock_operation_fields::other_argument,
@@ -72,6 +74,7 @@ struct SockOperation : py::object, sock_operation_fields {
     py::ref close();
     py::ref get_name();
     py::ref get_qualified_name();
+    py::ref get_done() { return py::ref::steal(PyLong_FromSize_t(done)); }
     py::ref get_running() { return py::boolean(state == phase::running); }
     py::ref get_suspended() { return py::boolean(state == phase::waiting); }
     py::ref repr();

@@ -148,6 +148,7 @@ void SocketTransport::force_close(PyObject* error) noexcept {
     }
     ++lost_writes;
     writer.cancel();  // drops the backlog at its end
+    fail_file(error);
     if (!closing) {
         closing = true;
         stop_reading();
@@ -327,6 +328,12 @@ void add_socket_transport_type(PyObject* module, module_state& state) {
             "can_write_eof", "can_write_eof($self)\n--\n\nasyncio.WriteTransport.can_write_eof"),
         py::method<&SocketTransport::close>("close", "close($self)\n--\n\nasyncio.BaseTransport.close"),
         py::method<&SocketTransport::abort>("abort", "abort($self)\n--\n\nasyncio.WriteTransport.abort"),
+        py::method<&SocketTransport::begin_sendfile>(
+            "_begin_sendfile",
+            "Send (descriptor, offset, count) of a file, behind what is "
+            "written; returns a future."),
+        py::method<&SocketTransport::end_sendfile>("_end_sendfile",
+                                                   "Send no more of it; returns how much was sent."),
         py::method<&transport::is_closing>("is_closing",
                                            "is_closing($self)\n--\n\nasyncio.BaseTransport.is_closing"),
         py::method<&SocketTransport::is_reading>("is_reading",
@@ -365,9 +372,9 @@ void add_socket_transport_type(PyObject* module, module_state& state) {
     PyObject* type = state.socket_transport_type.get();
     const py::ref constants = py::import("asyncio.constants");
     const py::ref modes = py::attribute(constants.get(), "_SendfileMode");
-    const py::ref fallback = py::attribute(modes.get(), "FALLBACK");
+    const py::ref native = py::attribute(modes.get(), "TRY_NATIVE");
     if (PyObject_SetAttrString(type, "_start_tls_compatible", Py_True) != 0 ||
-        PyObject_SetAttrString(type, "_sendfile_compatible", fallback.get()) != 0) {
+        PyObject_SetAttrString(type, "_sendfile_compatible", native.get()) != 0) {
         throw py::error_set{};
     }
 }

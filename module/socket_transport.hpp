@@ -7,7 +7,8 @@
 // Reading (socket_reading.cpp) is a coroutine: receive, deliver, repeat; one frame a connection, and
 // nothing allocated per message but the bytes. It ends when reading is paused and starts anew when it is
 // resumed. Writing (socket_writing.cpp) tries at once; only what the kernel does not take becomes a
-// backlog, with a coroutine to send it. socket_transport.cpp has birth, names and end.
+// backlog, with a coroutine to send it. Files (socket_sendfile.cpp) take the same way. socket_transport.cpp
+// has birth, names and end.
 //
 // The descriptor is ours, or that of a Python socket once there is one: then `sock` closes it.
 #pragma once
@@ -39,9 +40,25 @@ struct socket_transport_fields {
     bool eof_written : 1 = false;  // by write_eof()
     bool buffered : 1 = false;     // the protocol is a BufferedProtocol
 
-    using owned = py::owned<&socket_transport_fields::server, &socket_transport_fields::sock,
-                            &socket_transport_fields::peername, &socket_transport_fields::sockname>;
-    void clear() noexcept { server.reset(); }
+    /// From _begin_sendfile() to _end_sendfile(); nothing can be written meanwhile.
+    bool sends_file() const noexcept { return backlog != nullptr && backlog->file != nullptr; }
+
+    struct owned {
+        static int visit(socket_transport_fields& self, visitproc visit, void* arg) {
+            if (self.sends_file()) {
+                Py_VISIT(self.backlog->file->future.get());
+            }
+            return py::owned<&socket_transport_fields::server, &socket_transport_fields::sock,
+                             &socket_transport_fields::peername,
+                             &socket_transport_fields::sockname>::visit(self, visit, arg);
+        }
+    };
+    void clear() noexcept {
+        server.reset();
+        if (sends_file()) {
+            backlog->file->future.reset();
+        }
+    }
 };
 
 struct SocketTransport : transport, socket_transport_fields {
@@ -71,6 +88,8 @@ struct SocketTransport : transport, socket_transport_fields {
     py::ref get_extra_info(const py::arguments& args);
     py::ref get_write_buffer_size();
     py::ref maybe_pause_protocol();
+    py::ref begin_sendfile(const py::arguments& args);
+    py::ref end_sendfile();
     py::ref begin_reading();
     py::ref force_close_with(PyObject* error);
     py::ref repr();
@@ -100,10 +119,16 @@ private:
     void flush_own_cork() noexcept;
     void send_now(PyObject* const* parts, unsigned count, std::size_t bytes) noexcept;
     void append(py::ref bytes, std::size_t offset);
-    bool has_backlog() const noexcept { return backlog != nullptr && !backlog->empty(); }
+    bool has_backlog() const noexcept {
+        return backlog != nullptr && (!backlog->empty() || is_sending_file());
+    }
+    bool is_sending_file() const noexcept { return sends_file() && backlog->file->future; }
     std::size_t buffer_size() const noexcept;
     fiber write_loop(zloop::loop& on, fiber::place& kept);
     void written_out() noexcept;
+    void file_moved(std::error_code error, std::size_t count) noexcept;
+    void file_ended(const py::ref& error) noexcept;
+    void fail_file(PyObject* error) noexcept;
 
     void force_close(PyObject* error) noexcept;
     void leave_service() noexcept;

@@ -3,11 +3,18 @@
 // Whatever sends may find the connection broken, and then ends it; or call the protocol's flow control,
 // which may do anything. So state is looked at again after each.
 
+#include <algorithm>
 #include <array>
 
 #include "socket_transport.hpp"
 
 namespace zl {
+
+namespace {
+
+constexpr std::size_t most_of_file = 256 * 1024;  // at once, so that a fast peer starves nobody
+
+}  // namespace
 
 py::ref SocketTransport::write(const py::arguments& args) {
     PyObject* const data = py::only_argument(args, "_SelectorSocketTransport.write", "data");
@@ -26,6 +33,9 @@ py::ref SocketTransport::write(const py::arguments& args) {
     }
     if (eof_written) {
         py::raise(PyExc_RuntimeError, "Cannot call write() after write_eof()");
+    }
+    if (sends_file()) {
+        py::raise(PyExc_RuntimeError, "unable to write; sendfile is in progress");
     }
     if (!bytes) {  // what is changed after write() does not change what is sent
         bytes = py::ref::steal(PyBytes_FromObject(data));
@@ -82,6 +92,9 @@ py::ref SocketTransport::writelines(const py::arguments& args) {
     PyObject* const list = py::only_argument(args, "_SelectorSocketTransport.writelines", "list_of_data");
     if (eof_written) {
         py::raise(PyExc_RuntimeError, "Cannot call writelines() after write_eof()");
+    }
+    if (sends_file()) {
+        py::raise(PyExc_RuntimeError, "unable to writelines; sendfile is in progress");
     }
     // All of them first: a bad part leaves nothing written.
     const py::ref parts = py::ref::steal(PySequence_List(list));
@@ -164,9 +177,20 @@ void SocketTransport::append(py::ref bytes, std::size_t offset) {
     backlog->push(std::move(bytes), offset);
 }
 
-fiber SocketTransport::write_loop(zloop::loop&, fiber::place& kept) {
+fiber SocketTransport::write_loop(zloop::loop& on, fiber::place& kept) {
     std::array<iovec, 64> views;
     while (lost_writes == 0 && !orphaned && has_backlog()) {
+        if (backlog->empty()) {
+            file_part& file = *backlog->file;
+            auto [error, sent] =
+                co_await socket.sendfile(file.descriptor, file.offset, std::min(file.left, most_of_file));
+            if (error == std::errc::operation_canceled) {
+                break;
+            }
+            const connection_scope running(*this);
+            file_moved(error, sent);
+            continue;
+        }
         const std::size_t count = backlog->peek(views.data(), views.size());
         auto [error, sent] = co_await socket.send(std::span<const iovec>(views.data(), count));
         if (error == std::errc::operation_canceled) {
@@ -182,8 +206,12 @@ fiber SocketTransport::write_loop(zloop::loop&, fiber::place& kept) {
     }
     kept.end();
     if (lost_writes != 0) {
-        backlog.reset();  // only now: until the end the kernel may have been reading it
-    } else if (!orphaned && !core->dropping && !has_backlog()) {
+        // Only now: until the end the kernel may have been reading it.
+        sends_file() ? backlog->clear() : backlog.reset();
+    } else if (!orphaned && !core->dropping && has_backlog()) {
+        write_loop(on, kept);  // it was a file that was cancelled, and others have written since
+        co_return;
+    } else if (!orphaned && !core->dropping) {
         const connection_scope running(*this);
         written_out();
     }

@@ -14,6 +14,8 @@ import asyncio
 import atexit
 import errno
 import functools
+import io
+import os
 import selectors
 import socket
 from asyncio import base_events, constants, format_helpers, sslproto, trsock
@@ -41,6 +43,24 @@ class _Watched:
 
     def close(self) -> None:
         """Nothing is open here."""
+
+
+def _file_to_send(file) -> tuple[int, int]:
+    """Descriptor and size of what sendfile(2) may know how to read, or asyncio's refusal."""
+    try:
+        descriptor = file.fileno()
+    except (AttributeError, io.UnsupportedOperation):
+        raise asyncio.SendfileNotAvailableError("not a regular file") from None
+    try:
+        return descriptor, os.fstat(descriptor).st_size
+    except OSError:
+        raise asyncio.SendfileNotAvailableError("not a regular file") from None
+
+
+def _file_was_sent(descriptor: int, offset: int, count: int) -> None:
+    """Leave the file's position behind what was sent, whatever came of the rest."""
+    if count:
+        os.lseek(descriptor, offset + count, os.SEEK_SET)
 
 
 class Loop(LoopCore, asyncio.SelectorEventLoop):
@@ -217,6 +237,39 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
 
     def _log_info(self, transport, what: str) -> None:
         logger.info("%r %s", transport, what)
+
+    # Files: once a file, so Python sees to its descriptor and to its position.
+
+    async def _sock_sendfile_native(self, sock, file, offset, count):
+        if type(sock) is not socket.socket:
+            return await super()._sock_sendfile_native(sock, file, offset, count)
+        descriptor, size = _file_to_send(file)
+        if not (count or size):
+            return 0
+        sending = self._sock_sendfile(sock, descriptor, offset, count)
+        try:
+            return await sending
+        finally:
+            _file_was_sent(descriptor, offset, sending._done)
+
+    async def _sendfile_native(self, transp, file, offset, count):
+        if not isinstance(transp, _zloop.SocketTransport):
+            return await super()._sendfile_native(transp, file, offset, count)
+        self._check_sendfile_params(transp.get_extra_info("socket"), file, offset, count)
+        descriptor, size = _file_to_send(file)
+        if not (count or size):
+            return 0
+        reads = transp.is_reading()
+        transp.pause_reading()
+        try:
+            sending = transp._begin_sendfile(descriptor, offset, count)
+            try:
+                return await sending
+            finally:
+                _file_was_sent(descriptor, offset, transp._end_sendfile())
+        finally:
+            if reads:
+                transp.resume_reading()
 
     # Serving.
 
