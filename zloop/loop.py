@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import errno
 import functools
 import io
@@ -57,10 +58,15 @@ def _file_to_send(file) -> tuple[int, int]:
         raise asyncio.SendfileNotAvailableError("not a regular file") from None
 
 
+# Newer versions of asyncio move a file's position also where nothing was sent.
+_MOVES_ALWAYS = asyncio.SelectorEventLoop._sock_sendfile_update_filepos.__code__.co_argcount == 3
+
+
 def _file_was_sent(descriptor: int, offset: int, count: int) -> None:
     """Leave the file's position behind what was sent, whatever came of the rest."""
-    if count:
-        os.lseek(descriptor, offset + count, os.SEEK_SET)
+    if count or _MOVES_ALWAYS:
+        with contextlib.suppress(OSError):  # of a pipe, say, which has none
+            os.lseek(descriptor, offset + count, os.SEEK_SET)
 
 
 class Loop(LoopCore, asyncio.SelectorEventLoop):
