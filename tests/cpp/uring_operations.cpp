@@ -70,17 +70,17 @@ TEST_CASE("a loop that ends with thousands of operations in the kernel waits for
     constexpr std::size_t pairs = 1'000;
     const auto descriptors = open_descriptors();
     std::size_t canceled = 0;
+    auto reads = [&](stream socket) -> task<> {
+        std::byte room[100];
+        const auto [error, count] = co_await socket.recv(room);
+        canceled += error == std::errc::operation_canceled;
+    };
+    auto listens = [&](stream socket) -> task<> {
+        const auto received = co_await socket.receive();
+        canceled += received.error() == std::errc::operation_canceled;
+    };
     {
         loop on(uring());
-        auto reads = [&](stream socket) -> task<> {
-            std::byte room[100];
-            const auto [error, count] = co_await socket.recv(room);
-            canceled += error == std::errc::operation_canceled;
-        };
-        auto listens = [&](stream socket) -> task<> {
-            const auto received = co_await socket.receive();
-            canceled += received.error() == std::errc::operation_canceled;
-        };
         for (std::size_t count = 0; count < pairs; ++count) {
             auto [first, second] = stream::pair(on).value();
             spawn(on, reads(std::move(first)));
