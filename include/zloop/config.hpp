@@ -36,6 +36,19 @@
 #define ZLOOP_ASAN 0
 #endif
 
+// Sanitizers keep books of a thread's stack and of signal handlers. A child that shares our memory would
+// write into them, and never take it back.
+#if ZLOOP_ASAN || defined(__SANITIZE_THREAD__)
+#define ZLOOP_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
+#define ZLOOP_SANITIZED 1
+#endif
+#endif
+#ifndef ZLOOP_SANITIZED
+#define ZLOOP_SANITIZED 0
+#endif
+
 // clang 14 has the header, but not what the header needs.
 #if defined(__clang__)
 #define ZLOOP_HAS_SOURCE_LOCATION __has_builtin(__builtin_source_location)

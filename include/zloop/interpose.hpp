@@ -16,6 +16,7 @@
 #include <dlfcn.h>
 #include <netdb.h>
 #include <pthread.h>
+#include <sched.h>
 #include <spawn.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -107,7 +108,10 @@ ZLOOP_INTERPOSE(ssize_t, pwritev2, (int fd, const iovec* parts, int count, off_t
 ZLOOP_INTERPOSE_AS(pwritev2, -1, ssize_t, pwritev64v2,
                    (int fd, const iovec* parts, int count, off64_t offset, int flags),
                    (fd, parts, count, offset, flags))
+ZLOOP_INTERPOSE(int, open, (const char* path, int flags, mode_t mode), (path, flags, mode))
+ZLOOP_INTERPOSE_AS(open, -1, int, open64, (const char* path, int flags, mode_t mode), (path, flags, mode))
 ZLOOP_INTERPOSE(int, pipe2, (int* both, int flags), (both, flags))
+ZLOOP_INTERPOSE(int, dup2, (int from, int to), (from, to))
 ZLOOP_INTERPOSE(int, dup3, (int from, int to, int flags), (from, to, flags))
 ZLOOP_INTERPOSE(int, fcntl, (int fd, int command, void* argument), (fd, command, argument))
 ZLOOP_INTERPOSE_AS(fcntl, -1, int, fcntl64, (int fd, int command, void* argument), (fd, command, argument))
@@ -121,6 +125,13 @@ ZLOOP_INTERPOSE(int, signalfd, (int fd, const sigset_t* set, int flags), (fd, se
 ZLOOP_INTERPOSE(int, sigaction, (int number, const struct sigaction* next, struct sigaction* before),
                 (number, next, before))
 ZLOOP_INTERPOSE(pid_t, fork, (), ())
+ZLOOP_INTERPOSE(int, clone,
+                (int (*run)(void*), void* stack, int flags, void* argument, void* a, void* b, void* c),
+                (run, stack, flags, argument, a, b, c))
+ZLOOP_INTERPOSE(int, execve, (const char* path, char* const* arguments, char* const* environment),
+                (path, arguments, environment))
+ZLOOP_INTERPOSE(int, chdir, (const char* path), (path))
+ZLOOP_INTERPOSE(int, setpgid, (pid_t process, pid_t group), (process, group))
 ZLOOP_INTERPOSE_AS(posix_spawn, errno, int, posix_spawn,
                    (pid_t * child, const char* path, const posix_spawn_file_actions_t* actions,
                     const posix_spawnattr_t* attributes, char* const* arguments, char* const* environment),

@@ -10,6 +10,8 @@
 #include <zloop/buffered_reader.hpp>
 #include <zloop/cancel.hpp>
 #include <zloop/channel.hpp>
+#include <zloop/child.hpp>
+#include <zloop/command.hpp>
 #include <zloop/connect.hpp>
 #include <zloop/copy.hpp>
 #include <zloop/datagram.hpp>
@@ -21,6 +23,7 @@
 #include <zloop/io_awaiter.hpp>
 #include <zloop/job.hpp>
 #include <zloop/kqueue.hpp>
+#include <zloop/launch.hpp>
 #include <zloop/listener.hpp>
 #include <zloop/loop.hpp>
 #include <zloop/nursery.hpp>
@@ -28,6 +31,7 @@
 #include <zloop/op.hpp>
 #include <zloop/parked.hpp>
 #include <zloop/pipe.hpp>
+#include <zloop/process.hpp>
 #include <zloop/resolve.hpp>
 #include <zloop/scope.hpp>
 #include <zloop/send_file.hpp>

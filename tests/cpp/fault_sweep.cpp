@@ -4,6 +4,8 @@
 #include <string>
 #include <thread>
 
+#include <sys/wait.h>
+
 #include <zloop/faults.hpp>
 #include <zloop/zloop.hpp>
 
@@ -131,6 +133,28 @@ task<> exchange_datagrams() {
     static_cast<void>((co_await other.receive_from(room)).value());
 }
 
+task<> run_a_program() {
+    const std::string text(100'000, 't');
+    command what{.argv = {"cat"}, .cwd = "/", .new_group = true};
+    run_options options;
+    options.input = text;
+    const auto outcome = co_await run_process(what, options);
+    // Less where its input has broken, as one does that the program has closed.
+    if (outcome.value().status.success() && !text.starts_with(outcome->out)) {
+        throw std::logic_error("not what it was given");
+    }
+}
+
+task<> end_a_program() {
+    const context here = co_await current_context();
+    const command what{
+        .argv = {"sleep", "100"}, .in = redirect::null, .out = redirect::pipe, .err = redirect::output};
+    auto child = process::spawn(*here.on, what).value();
+    if (child.kill(SIGTERM)) {
+        (co_await child.wait()).value();
+    }
+}
+
 task<> tick() {
     interval every(100us);
     for (int count = 0; count < 3; ++count) {
@@ -155,6 +179,8 @@ task<> everything(ledger& book, offload_pool& pool) {
     children.spawn(tolerate(wait_for_a_pipe()));
     children.spawn(tolerate(exchange_datagrams()));
     children.spawn(tolerate(tick()));
+    children.spawn(tolerate(run_a_program()));
+    children.spawn(tolerate(end_a_program()));
     children.spawn(tolerate(work(pool)));
     children.spawn(tolerate(look_up(pool)));
     // Whichever side of the connection fails, the other has nobody to wait for.
@@ -204,6 +230,7 @@ TEST_CASE("whichever system call fails: nothing hangs, leaks, or loses what was 
             CHECK(book.received == amount);
         }
         CHECK(open_descriptors() == descriptors);
+        CHECK((::waitpid(-1, nullptr, WNOHANG) < 0 && errno == ECHILD));
     }
     CHECK(sweep.runs() > 100);
 }

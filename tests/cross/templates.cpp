@@ -140,6 +140,15 @@ task<> beside() {
     static_cast<void>(co_await offload([] { return 10; }));
 }
 
+task<> children(loop& on) {
+    const command what{.argv = {"cat"}, .in = redirect::pipe, .err = redirect::output, .new_group = true};
+    auto child = process::spawn(on, what).value();
+    static_cast<void>(co_await write_all(child.in, bytes_of("x")));
+    static_cast<void>(child.kill(SIGTERM));
+    static_cast<void>(co_await child.stop(1s));
+    static_cast<void>(co_await run_process(what));
+}
+
 task<> outside() {
     const std::string name = "localhost";
     static_cast<void>(co_await resolve(name, 80));
@@ -156,6 +165,8 @@ int main() {
     run(together());
     run(beside());
     run(outside());
+    loop on;
+    run(on, children(on));
     const fd notice = detail::make_exit_notice(1);
     static_cast<void>(notice);
     testing::virtual_loop pretended;
