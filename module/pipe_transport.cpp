@@ -93,8 +93,8 @@ void pipe_transport::connect(PyObject* file, int number, PyObject* first_protoco
     introduce(reads, waiter);
 }
 
-py::ref pipe_transport::set_protocol(const py::arguments& args) {
-    protocol = py::ref::borrow(py::only_argument(args, "_UnixPipeTransport.set_protocol", "protocol"));
+py::ref pipe_transport::replace_protocol(const py::arguments& args, const char* name) {
+    protocol = py::ref::borrow(py::only_argument(args, name, "protocol"));
     return py::none();
 }
 
@@ -247,6 +247,10 @@ py::ref ReadPipeTransport::resume_reading() {
     return py::none();
 }
 
+py::ref ReadPipeTransport::set_protocol(const py::arguments& args) {
+    return replace_protocol(args, "_UnixReadPipeTransport.set_protocol");
+}
+
 py::ref ReadPipeTransport::close() {
     if (!closing) {
         end(Py_None);
@@ -369,6 +373,10 @@ void WritePipeTransport::write_failed(int number) noexcept {
     fatal_error(py::os_error(number), "Fatal write error on pipe transport");
 }
 
+py::ref WritePipeTransport::set_protocol(const py::arguments& args) {
+    return replace_protocol(args, "_UnixWritePipeTransport.set_protocol");
+}
+
 py::ref WritePipeTransport::write_eof() {
     if (closing) {
         return py::none();
@@ -422,7 +430,7 @@ void add_pipe_transport_types(PyObject* module, module_state& state) {
                                            "is_closing($self)\n--\n\nasyncio.BaseTransport.is_closing"),
         py::method<&transport::get_protocol>("get_protocol",
                                              "get_protocol($self)\n--\n\nasyncio.BaseTransport.get_protocol"),
-        py::method<&pipe_transport::set_protocol>(
+        py::method<&ReadPipeTransport::set_protocol>(
             "set_protocol", "set_protocol($self, protocol)\n--\n\nasyncio.BaseTransport.set_protocol"),
         py::method<&ReadPipeTransport::close>("close", "close($self)\n--\n\nasyncio.BaseTransport.close"),
         py::method<&ReadPipeTransport::is_reading>(
@@ -442,7 +450,7 @@ void add_pipe_transport_types(PyObject* module, module_state& state) {
                                            "is_closing($self)\n--\n\nasyncio.BaseTransport.is_closing"),
         py::method<&transport::get_protocol>("get_protocol",
                                              "get_protocol($self)\n--\n\nasyncio.BaseTransport.get_protocol"),
-        py::method<&pipe_transport::set_protocol>(
+        py::method<&WritePipeTransport::set_protocol>(
             "set_protocol", "set_protocol($self, protocol)\n--\n\nasyncio.BaseTransport.set_protocol"),
         py::method<&WritePipeTransport::write>("write",
                                                "write($self, data)\n--\n\nasyncio.WriteTransport.write"),

@@ -32,9 +32,10 @@ struct pipe_fields {
 struct pipe_transport : transport, pipe_fields {
     using fields = pipe_fields;
 
-    py::ref set_protocol(const py::arguments& args);
-
 protected:
+    /// set_protocol(), which asyncio calls `name`.
+    py::ref replace_protocol(const py::arguments& args, const char* name);
+
     /// Schedules connection_made() and the rest of the birth. Throws.
     void connect(PyObject* file, int number, PyObject* protocol, PyObject* waiter, PyObject* extra,
                  bool reads);
@@ -72,6 +73,7 @@ struct ReadPipeTransport : pipe_transport {
     py::ref is_reading() { return py::boolean(wants_to_read()); }
     py::ref pause_reading();
     py::ref resume_reading();
+    py::ref set_protocol(const py::arguments& args);
     py::ref close();
     py::ref repr() { return describe(is_watched(reading), ""); }
 
@@ -94,6 +96,7 @@ struct WritePipeTransport : pipe_transport {
     py::ref write(const py::arguments& args);
     py::ref write_eof();
     py::ref can_write_eof() { return py::boolean(true); }
+    py::ref set_protocol(const py::arguments& args);
     py::ref close();
     py::ref abort();
     py::ref get_write_buffer_size();

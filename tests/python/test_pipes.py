@@ -156,6 +156,19 @@ async def test_the_protocol_can_be_asked_for_and_changed(loop, pipe):
     assert reader.get_protocol() is None
 
 
+@pytest.mark.parametrize("connect", [connect_reader, connect_writer])
+async def test_wrong_arguments_are_refused_in_asyncio_s_words(loop, connect, pipe):
+    file = pipe.reader if connect is connect_reader else pipe.writer
+    transport, protocol = await connect(loop, file)
+    kind = "Read" if connect is connect_reader else "Write"
+    name = rf"_Unix{kind}PipeTransport.set_protocol\(\)"
+    with pytest.raises(TypeError, match=name + " missing 1 required positional argument"):
+        transport.set_protocol()
+    with pytest.raises(TypeError, match=name + " got an unexpected keyword argument 'proto'"):
+        transport.set_protocol(proto=protocol)
+    await close(transport, protocol)
+
+
 async def test_attributes_can_be_set_and_methods_replaced(loop, pipe):
     reader, reading = await connect_reader(loop, pipe.reader)
     reader.note = "mine"
