@@ -121,10 +121,13 @@ inline bool try_send(io_op& operation, descriptor_kind kind) noexcept {
     if (kind == descriptor_kind::other) {
         return try_write(operation);
     }
-    if (operation.part_count == 1 && operation.name == nullptr) {  // send(2) is 50 ns cheaper than sendmsg(2)
+    if (operation.part_count == 1) {  // 50 ns cheaper than sendmsg(2)
+        const iovec& part = *operation.parts;
         return moved(operation, uninterrupted([&] {
-                         return ::send(operation.fd, operation.parts->iov_base, operation.parts->iov_len,
-                                       quietly);
+                         return operation.name == nullptr
+                                    ? ::send(operation.fd, part.iov_base, part.iov_len, quietly)
+                                    : ::sendto(operation.fd, part.iov_base, part.iov_len, quietly,
+                                               operation.name, static_cast<socklen_t>(operation.name_size));
                      }));
     }
     msghdr message{};

@@ -235,6 +235,14 @@ public:
         });
     }
 
+    /// receive_batch(), now or never: fails with `resource_unavailable_try_again` instead of waiting.
+    result<std::size_t> try_receive_batch(std::span<datagram> items) noexcept {
+        return detail::try_now<batch_op>(kernel(), opcode::receive_batch, live(), [&](batch_op& operation) {
+            operation.items = items.data();
+            operation.size = items.size();
+        });
+    }
+
     /// Allows messages to a broadcast address (UDP on IPv4).
     result<void> set_broadcast(bool on) noexcept { return set_option(SOL_SOCKET, SO_BROADCAST, on ? 1 : 0); }
 

@@ -199,6 +199,7 @@ inline system_call recv("recv", errors::reading);
 inline system_call recvmsg("recvmsg", errors::reading);
 inline system_call recvmmsg("recvmmsg", errors::reading);
 inline system_call send("send", errors::writing);
+inline system_call sendto("sendto", errors::writing);
 inline system_call sendmsg("sendmsg", errors::writing);
 inline system_call sendmmsg("sendmmsg", errors::writing);
 inline system_call sendfile("sendfile", errors::writing);

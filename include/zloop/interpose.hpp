@@ -87,6 +87,9 @@ ZLOOP_INTERPOSE(int, recvmmsg, (int fd, mmsghdr* messages, unsigned count, int f
                 (fd, messages, count, flags, limit))
 ZLOOP_INTERPOSE(ssize_t, send, (int fd, const void* data, std::size_t size, int flags),
                 (fd, data, size, flags))
+ZLOOP_INTERPOSE(ssize_t, sendto,
+                (int fd, const void* data, std::size_t size, int flags, const sockaddr* name, socklen_t room),
+                (fd, data, size, flags, name, room))
 ZLOOP_INTERPOSE(ssize_t, sendmsg, (int fd, const msghdr* message, int flags), (fd, message, flags))
 ZLOOP_INTERPOSE(int, sendmmsg, (int fd, mmsghdr* messages, unsigned count, int flags),
                 (fd, messages, count, flags))

@@ -123,10 +123,10 @@ public:
 };
 
 /// Makes an operation now or never: with EAGAIN instead of waiting. `describe` says what it moves.
-template <class F>
+template <class Operation = io_op, class F>
 result<std::size_t> try_now(backend& kernel, opcode code, int descriptor, F&& describe) noexcept {
-    struct immediate : io_op {
-        using io_op::io_op;
+    struct immediate : Operation {
+        using Operation::Operation;
     } operation(kernel, code, descriptor);
     operation.now_or_never = true;
     describe(operation);

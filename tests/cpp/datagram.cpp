@@ -288,6 +288,29 @@ TEST_CASE("a batch of more than 64 messages moves 64", "[datagram]") {
     CHECK(run(with.on, perform([&] { return both.second.receive_batch(in); })).value() == 64);
 }
 
+TEST_CASE("a batch now or never takes what is there, and fails instead of waiting", "[datagram]") {
+    neighbours with;
+    std::array<std::string, 3> buffers;
+    std::vector<datagram> in;
+    for (std::string& each : buffers) {
+        each.resize(4);
+        in.push_back({room(each), {}});
+    }
+    CHECK(with.theirs.try_receive_batch(in).error() == std::errc::resource_unavailable_try_again);
+
+    CHECK(with.send_to_them("one"));
+    CHECK(with.send_to_them("two"));
+    result<std::size_t> got = std::errc::resource_unavailable_try_again;
+    CHECK(turn_until(with.on, [&] {
+        got = with.theirs.try_receive_batch(in);
+        return got.error() != std::errc::resource_unavailable_try_again;
+    }));
+
+    CHECK(got.value() == 2);
+    CHECK(text_of(in[0].bytes) == "one");
+    CHECK(in[1].peer == with.ours.local_address());
+}
+
 TEST_CASE("what of a batch went well counts first, and the next batch meets the failure", "[datagram]") {
     neighbours with;
     std::string fine = "fine", huge(70'000, 'x');

@@ -1,11 +1,13 @@
 #include <zloop/readiness.hpp>
 
+#include <array>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include <netinet/tcp.h>
 
+#include <zloop/datagram.hpp>
 #include <zloop/job.hpp>
 #include <zloop/sleep.hpp>
 #include <zloop/stream.hpp>
@@ -37,6 +39,41 @@ TEST_CASE("a short TCP read means drained: the next read waits without asking th
     finish(on, running);
 
     CHECK(probes::recv.count - before == 3);
+}
+
+TEST_CASE("a batch with room left means drained: the next one waits without asking the kernel",
+          "[readiness]") {
+    const auto family = GENERATE(AF_INET, AF_UNIX);
+    loop on(std::make_unique<epoll_backend>());
+    auto both = datagram_socket::pair(on).value();
+    if (family == AF_INET) {
+        both.first = datagram_socket::bind(on, address::loopback()).value();
+        both.second = datagram_socket::bind(on, address::loopback()).value();
+        both.first.connect(both.second.local_address()).value();
+    }
+    std::size_t seen = 0;
+    auto work = [&]() -> task<> {
+        std::array<std::string, 4> rooms;
+        std::array<datagram, 4> items;
+        while (seen < 3) {
+            for (std::size_t index = 0; index < items.size(); ++index) {
+                rooms[index].resize(8);
+                items[index].bytes = std::as_writable_bytes(std::span(rooms[index]));
+            }
+            seen += (co_await both.second.receive_batch(items)).value();
+        }
+    };
+    const auto before = probes::recvmmsg.count.load();
+    job<> running(on, work());
+    for (std::size_t round = 1; round <= 3; ++round) {
+        CHECK(both.first.try_send(bytes_of("message")).value() == 7);
+        CHECK(turn_until(on, [&] { return seen == round; }));
+        on.run_once(0ns);
+        on.run_once(0ns);
+    }
+    finish(on, running);
+
+    CHECK(probes::recvmmsg.count - before == 3);
 }
 
 TEST_CASE("a connection at rest costs no epoll_ctl", "[readiness]") {
