@@ -65,15 +65,15 @@ static inline struct sockaddr_in loopback(uint32_t last_byte, uint16_t port) {
     };
 }
 
-// Starts connection number `index`; `flags` is 0 or SOCK_NONBLOCK. -1: refused, see errno.
-static inline int open_connection(uint16_t port, uint64_t index, int flags) {
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
+// Starts connection number `index` of a socket type, perhaps with SOCK_NONBLOCK. -1: refused, see errno.
+static inline int open_connection(uint16_t port, uint64_t index, int type) {
+    int fd = socket(AF_INET, type | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -1;
     // The port is chosen by connect(), which knows the destination; bind() would have to find one
     // that is free for all destinations.
     setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &(int){1}, sizeof(int));
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));  // fails for datagrams: no matter
     struct sockaddr_in from = loopback(1 + index % source_addresses, 0);
     struct sockaddr_in to = loopback(1, port);
     if (bind(fd, (struct sockaddr*)&from, sizeof from) == 0 &&

@@ -13,7 +13,7 @@ enum { greeting_bytes = 64, events_per_turn = 256, patience_ms = 10 * 1000 };
 static int idle(uint16_t port, uint64_t count) {
     allow_descriptors(count);
     for (uint64_t i = 0; i < count; i++) {
-        if (open_connection(port, i, 0) < 0)
+        if (open_connection(port, i, SOCK_STREAM) < 0)
             die("crowd: connect");
         usleep(50);  // a burst would overflow the backlog, and a dropped SYN costs a second
     }
@@ -58,7 +58,7 @@ static int visit(struct visitor* v, uint32_t events) {
 }
 
 static void arrive(struct visitor* v, uint16_t port, uint64_t index) {
-    *v = (struct visitor){.fd = open_connection(port, index, SOCK_NONBLOCK)};
+    *v = (struct visitor){.fd = open_connection(port, index, SOCK_STREAM | SOCK_NONBLOCK)};
     if (v->fd < 0)
         die("crowd: connect");
     watch(epoll, v->fd, v);

@@ -1,7 +1,8 @@
 // load.c: a closed-loop load client: each connection has one message under way, and times it.
 //
-//     load echo PORT [options]    sends --size bytes, waits until as many came back
-//     load http PORT [options]    sends a GET, waits for the whole response
+//     load echo PORT [options]      sends --size bytes, waits until as many came back
+//     load datagram PORT [options]  the same over UDP, as one message
+//     load http PORT [options]      sends a GET, waits for the whole response
 //
 // Nothing counts before --warmup seconds have passed; in them the echoed bytes are compared too,
 // later only counted, so that the client does not become the bottleneck. Prints one line of JSON.
@@ -16,7 +17,7 @@ enum { events_per_turn = 512, scratch_bytes = 256 * 1024, failures_bound = 100 }
 
 static struct {
     uint16_t port;
-    bool http, close;
+    bool http, datagram, close;
     uint64_t connections;
     double seconds, warmup_seconds;
     pid_t server;  // 0: unknown
@@ -143,7 +144,7 @@ static void reopen(struct connection* c) {
         close(c->fd);
     begin(c, now_ns());  // an HTTP request with --close pays for its connection
     c->writable = false;
-    c->fd = open_connection(options.port, opened++, SOCK_NONBLOCK);
+    c->fd = open_connection(options.port, opened++, (options.datagram ? SOCK_DGRAM : SOCK_STREAM) | SOCK_NONBLOCK);
     if (c->fd < 0)
         die("load: connect");
     watch(epoll, c->fd, c);
@@ -207,7 +208,7 @@ static bool drive(struct connection* c, uint32_t events) {
             return true;
         if (n < 0)
             return failed(strerror(errno)), false;
-        if (n == 0) {
+        if (n == 0 && !options.datagram) {
             if (!options.http || !http_finish(&c->response))
                 return failed("the server closed the connection"), false;
             return finish(c), true;
@@ -215,6 +216,8 @@ static bool drive(struct connection* c, uint32_t events) {
         const char* wrong = take(c, (size_t)n);
         if (wrong)
             return failed(wrong), false;
+        if (options.datagram && !c->over)
+            return failed("a message that was cut"), false;
         if (c->over) {
             finish(c);
             if (!c->writable)
@@ -292,7 +295,7 @@ static void parse(int argc, char** argv) {
         {0},
     };
     static const char usage[] =
-        "usage: load echo|http PORT [--connections N] [--size BYTES] [--seconds S] [--warmup S]\n"
+        "usage: load echo|datagram|http PORT [--connections N] [--size BYTES] [--seconds S] [--warmup S]\n"
         "                           [--close] [--server-pid PID]";
     for (int option; (option = getopt_long(argc, argv, "", table, NULL)) != -1;) {
         switch (option) {
@@ -308,7 +311,8 @@ static void parse(int argc, char** argv) {
     if (argc - optind != 2)
         stop_with(usage);
     options.http = strcmp(argv[optind], "http") == 0;
-    if (!options.http && strcmp(argv[optind], "echo") != 0)
+    options.datagram = strcmp(argv[optind], "datagram") == 0;
+    if (!options.http && !options.datagram && strcmp(argv[optind], "echo") != 0)
         stop_with(usage);
     options.port = port_of(argv[optind + 1]);
     if (options.connections == 0 || message_bytes == 0)

@@ -24,7 +24,7 @@ class Mode:
     load: list[str] = field(default_factory=list)  # arguments of the load client
 
     def has(self, contender: str) -> bool:
-        return contender != loops.FLOOR or self.server in ("echo", "sock")
+        return contender != loops.FLOOR or self.server in ("echo", "datagram", "sock")
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,22 @@ def _echo_modes() -> list[Mode]:
     ]
 
 
+def _datagram_modes() -> list[Mode]:
+    # More at once than these would not fit into the socket that serves them all.
+    return [
+        Mode(
+            f"datagram-{label}-{count}",
+            "datagram",
+            ["datagram", f"--size={size}", f"--connections={count}"],
+        )
+        for label, size in {"64B": 64, "1KiB": 1024}.items()
+        for count in (1, 64)
+    ]
+
+
 MODES = [
     *_echo_modes(),
+    *_datagram_modes(),
     Mode("streams-1KiB-64", "streams", ["echo", "--size=1024", "--connections=64"]),
     Mode("sock-1KiB-1", "sock", ["echo", "--size=1024", "--connections=1"]),
     Mode("sock-1KiB-64", "sock", ["echo", "--size=1024", "--connections=64"]),

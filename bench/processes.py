@@ -73,7 +73,7 @@ class Server:
 
     def __init__(self, loop: str, mode: str, core: int | None = None) -> None:
         if loop == loops.FLOOR:
-            self._command = [native.program("floor")]
+            self._command = [native.program("floor"), mode]
         else:
             self._command = [sys.executable, str(HERE / "servers.py"), loop, mode]
         self._core = core

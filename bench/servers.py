@@ -1,6 +1,7 @@
 """A server process on one event loop: `python bench/servers.py uvloop echo`.
 
     echo      asyncio.Protocol, the shortest that there is
+    datagram  the same as asyncio.DatagramProtocol, over UDP
     streams   StreamReader and StreamWriter
     sock      loop.sock_recv() and loop.sock_sendall(), a task a connection
     uvicorn   uvicorn with httptools and a bare ASGI application
@@ -29,6 +30,16 @@ class Echo(asyncio.Protocol):
         self.transport.write(data)
 
 
+class EchoDatagrams(asyncio.DatagramProtocol):
+    transport: asyncio.DatagramTransport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self.transport.sendto(data, addr)
+
+
 def announce(server: asyncio.AbstractServer) -> None:
     print("port", server.sockets[0].getsockname()[1], flush=True)  # type: ignore[attr-defined]
 
@@ -38,6 +49,13 @@ async def echo() -> None:
     async with await loop.create_server(Echo, HOST, 0, backlog=BACKLOG) as server:
         announce(server)
         await loop.create_future()  # for ever: rloop's serve_forever() stops listening
+
+
+async def datagram() -> None:
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(EchoDatagrams, local_addr=(HOST, 0))
+    print("port", transport.get_extra_info("sockname")[1], flush=True)
+    await loop.create_future()
 
 
 async def streams() -> None:
@@ -108,7 +126,13 @@ async def uvicorn() -> None:
     await AnnouncingServer(config).serve()
 
 
-MODES = {"echo": echo, "streams": streams, "sock": sock, "uvicorn": uvicorn}
+MODES = {
+    "echo": echo,
+    "datagram": datagram,
+    "streams": streams,
+    "sock": sock,
+    "uvicorn": uvicorn,
+}
 
 
 def allow_descriptors() -> None:
