@@ -177,6 +177,19 @@ async def turns(count: int = 1) -> None:
         await asyncio.sleep(0)
 
 
+async def kernel_was_asked() -> None:
+    """Let the loop find out all that the kernel can tell by now: a busy one does not ask each turn."""
+    loop = asyncio.get_running_loop()
+    asked = loop.create_future()
+    r, w = os.pipe()
+    loop.add_reader(r, lambda: asked.done() or asked.set_result(None))
+    os.write(w, b"!")
+    await asyncio.wait_for(asked, PATIENCE)
+    loop.remove_reader(r)
+    os.close(r)
+    os.close(w)
+
+
 def environment(**more: str) -> dict[str, str]:
     """Ours, so that a child finds the zloop that this process has imported."""
     where = str(Path(zloop.__file__).resolve().parents[1])

@@ -14,7 +14,7 @@ import socket
 import tty
 
 import pytest
-from helpers import Recorder, check_program, turns
+from helpers import Recorder, check_program, kernel_was_asked, turns
 from test_memory_safety import check
 
 HIGH = 64 * 1024  # asyncio's high-water mark
@@ -423,7 +423,7 @@ async def test_a_paused_transport_reads_nothing_until_it_is_resumed(loop, any_pi
     reader.pause_reading()
     assert not reader.is_reading()
     any_pipe.writer.write(b"waits")
-    await turns(5)
+    await kernel_was_asked()
     assert not reading.data
     reader.resume_reading()
     reader.resume_reading()
@@ -438,7 +438,7 @@ async def test_reading_can_be_paused_before_it_begins(loop, pipe):
     reader, reading = await connect_reader(
         loop, pipe.reader, connection_made=lambda self: self.transport.pause_reading()
     )
-    await turns(5)
+    await kernel_was_asked()
     assert not reading.data
     reader.resume_reading()
     await reading.until_received(5)
@@ -452,7 +452,7 @@ async def test_pausing_in_data_received_leaves_the_rest_in_the_pipe(loop, pipe):
     pipe.writer.write(b"first")
     await reading.until_received(5)
     pipe.writer.write(b"second")
-    await turns(5)
+    await kernel_was_asked()
     assert reading.data == b"first"
     reader.resume_reading()
     await reading.until_received(11)
@@ -494,7 +494,7 @@ async def test_a_device_that_cannot_be_watched_is_told_of_and_can_be_closed(loop
 async def test_closing_behind_the_transport_ends_nothing_but_can_be_followed_by_close(loop, pipe):
     reader, reading = await connect_reader(loop, pipe.reader)
     pipe.reader.close()
-    await turns(2)
+    await asyncio.sleep(0.001)  # asks the kernel, and opens nothing
     assert not reading.losses
     await close(reader, reading)
     assert reading.losses == [None]

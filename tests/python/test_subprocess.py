@@ -14,7 +14,7 @@ import threading
 from unittest import mock
 
 import pytest
-from helpers import PATIENCE, check_program, turns
+from helpers import PATIENCE, check_program, kernel_was_asked, turns
 from test_memory_safety import check
 
 PIPE = asyncio.subprocess.PIPE
@@ -37,12 +37,14 @@ async def run(*args, **options):
 class Recorder(asyncio.SubprocessProtocol):
     def __init__(self):
         self.calls = []
+        self.written = None
         self.lost = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport):
         self.calls.append(("connection_made",))
 
     def pipe_data_received(self, fd, data):
+        self.written = data
         self.calls.append(("pipe_data_received", fd, data))
 
     def pipe_connection_lost(self, fd, exc):
@@ -122,7 +124,7 @@ async def test_a_stopped_child_has_not_ended(loop):
     child = await asyncio.create_subprocess_exec("cat", stdin=PIPE)
     child.send_signal(signal.SIGSTOP)
     os.waitid(os.P_PID, child.pid, os.WSTOPPED)
-    await turns(5)
+    await kernel_was_asked()
     assert child.returncode is None
     child.send_signal(signal.SIGCONT)
     child.stdin.close()
@@ -203,7 +205,7 @@ async def test_a_child_that_does_not_read_slows_its_writer(loop):
     child = await asyncio.create_subprocess_exec("sleep", "100", stdin=PIPE)
     child.stdin.write(bytes(1_000_000))
     drained = loop.create_task(child.stdin.drain())
-    await turns(5)
+    await kernel_was_asked()
     assert not drained.done()
     child.kill()
     with pytest.raises((BrokenPipeError, ConnectionResetError)):
@@ -256,12 +258,12 @@ async def test_connection_lost_waits_for_pipes_that_a_grandchild_keeps_open(loop
     transport, protocol = await loop.subprocess_shell(
         Recorder, "sleep 100 & echo $!", stdin=None, stderr=None
     )
-    while ("process_exited",) not in protocol.calls:
+    while protocol.written is None or ("process_exited",) not in protocol.calls:
         await asyncio.sleep(0.001)
-    await turns(3)
+    grandchild = int(protocol.written)
+    await kernel_was_asked()
     assert transport.get_returncode() == 0
     assert not protocol.lost.done()
-    (grandchild,) = (int(call[2]) for call in protocol.calls if call[0] == "pipe_data_received")
     os.kill(grandchild, signal.SIGKILL)
     await asyncio.wait_for(protocol.lost, PATIENCE)
     transport.close()
@@ -445,14 +447,13 @@ async def test_a_signal_never_reaches_who_has_the_number_after_the_child(zloop_l
         Recorder, "sleep 100 & echo $!", stdin=None, stderr=None
     )
     with mock.patch("os.kill") as kill:
-        while ("process_exited",) not in protocol.calls:
+        while protocol.written is None or ("process_exited",) not in protocol.calls:
             transport.send_signal(0)
             await asyncio.sleep(0.001)
         transport.kill()  # reaped; the grandchild keeps the transport alive
         transport.terminate()
         assert not kill.called
-    (grandchild,) = (int(call[2]) for call in protocol.calls if call[0] == "pipe_data_received")
-    os.kill(grandchild, signal.SIGKILL)
+    os.kill(int(protocol.written), signal.SIGKILL)
     await asyncio.wait_for(protocol.lost, PATIENCE)
     transport.close()
 
