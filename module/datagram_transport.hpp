@@ -23,7 +23,7 @@ namespace zl {
 
 /// What one recvmmsg has brought, each waiting for its turn; and who sent the last one that had it.
 struct arrivals {
-    // The kernel is asked again after so many turns anyway; more would not make it cheaper.
+    // One is delivered a turn, so those of a larger batch would only wait longer for theirs.
     static constexpr std::size_t most = 16;
 
     // A loop has one room to receive into: what comes is made bytes objects at once. What it was not used
