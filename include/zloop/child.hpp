@@ -94,19 +94,14 @@ public:
             return std::make_error_code(std::errc::not_enough_memory);
         }
         made->bell_ = std::move(bell);
-        sigset_t all;
-        sigset_t before;
-        sigfillset(&all);  // unqualified: a macro on macOS
-        ::pthread_sigmask(SIG_SETMASK, &all, &before);
         pthread_t thread;
-        const int error = ::pthread_create(
-            &thread, nullptr,
+        const int error = start_thread(
+            thread,
             [](void* self) -> void* {
                 std::unique_ptr<sentry>(static_cast<sentry*>(self))->watch();
                 return nullptr;
             },
             made.get());
-        ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
         if (error != 0) {
             return system_error_code(error);
         }

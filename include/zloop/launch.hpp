@@ -301,10 +301,7 @@ private:
 /// A child that has begun to become what is planned; -1: errno tells. Signals are blocked meanwhile, or one
 /// of our handlers could run in a child that shares our memory.
 inline pid_t begin(child_plan& plan) noexcept {
-    sigset_t all;
-    sigset_t before;
-    sigfillset(&all);
-    ::pthread_sigmask(SIG_SETMASK, &all, &before);
+    const no_signals guard;
     pid_t child = -1;
     bool refused = true;
 #if defined(__linux__) && !ZLOOP_SANITIZED
@@ -321,9 +318,6 @@ inline pid_t begin(child_plan& plan) noexcept {
             become(plan);
         }
     }
-    const int error = errno;
-    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    errno = error;
     return child;
 }
 

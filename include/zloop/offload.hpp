@@ -12,7 +12,6 @@
 
 #include <atomic>
 #include <condition_variable>
-#include <csignal>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -20,6 +19,7 @@
 #include <pthread.h>
 
 #include <zloop/fork.hpp>
+#include <zloop/platform.hpp>
 #include <zloop/task.hpp>
 
 namespace zloop {
@@ -66,7 +66,7 @@ public:
     std::error_code submit(chore& work) noexcept {
         const std::lock_guard guard(mutex_);
         if (idle_ <= queued_ && count_ < most_) {
-            if (const auto error = start_thread(); error && count_ == 0) {
+            if (const auto error = add_thread(); error && count_ == 0) {
                 return error;
             }
         }
@@ -98,26 +98,20 @@ private:
         --queued_;
     }
 
-    /// A thread that no signal is delivered to: those are for threads that the program knows of.
-    std::error_code start_thread() noexcept {
+    std::error_code add_thread() noexcept {
         try {
             threads_.reserve(joined_ ? threads_.size() + 1 : 0);
         } catch (const std::bad_alloc&) {
             return std::make_error_code(std::errc::not_enough_memory);
         }
-        sigset_t all;
-        sigset_t before;
-        sigfillset(&all);  // unqualified: a macro on macOS
-        ::pthread_sigmask(SIG_SETMASK, &all, &before);
         pthread_t made;
-        const int error = ::pthread_create(
-            &made, nullptr,
+        const int error = start_thread(
+            made,
             [](void* self) -> void* {
                 static_cast<crew*>(self)->work();
                 return nullptr;
             },
             this);
-        ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
         if (error != 0) {
             return system_error_code(error);
         }

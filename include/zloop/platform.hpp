@@ -2,7 +2,7 @@
 //
 // One system call where the platform has one for it (Linux, FreeBSD), several where it has not (macOS).
 // There another thread that forks in between can inherit the descriptor: nothing can be done about it.
-// A write to a peer that is gone never raises SIGPIPE.
+// A write to a peer that is gone never raises SIGPIPE, and no signal is delivered to a thread of ours.
 #pragma once
 
 #include <zloop/config.hpp>
@@ -12,6 +12,7 @@
 #include <ctime>
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -154,5 +155,32 @@ private:
     sigset_t signal_;
     sigset_t before_;
 };
+
+/// Keeps all signals from this thread while it lives. Leaves errno alone.
+class no_signals {
+public:
+    no_signals() noexcept {
+        sigset_t all;
+        sigfillset(&all);  // unqualified: a macro on macOS
+        ::pthread_sigmask(SIG_SETMASK, &all, &before_);
+    }
+    no_signals(const no_signals&) = delete;
+    no_signals& operator=(const no_signals&) = delete;
+    ~no_signals() {
+        const int error = errno;
+        ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+        errno = error;
+    }
+
+private:
+    sigset_t before_;
+};
+
+/// pthread_create(3) of a thread that no signal is delivered to: those are for threads that the program
+/// knows of. Returns 0, or an errno.
+inline int start_thread(pthread_t& made, void* (*body)(void*), void* argument) noexcept {
+    const no_signals guard;
+    return ::pthread_create(&made, nullptr, body, argument);
+}
 
 }  // namespace zloop::detail

@@ -22,11 +22,11 @@
 #include <utility>
 #include <vector>
 
-#include <fcntl.h>
 #include <unistd.h>
 
 #include <zloop/attempt.hpp>
 #include <zloop/backend.hpp>
+#include <zloop/descriptor_table.hpp>
 #include <zloop/error.hpp>
 
 namespace zloop {
@@ -36,10 +36,10 @@ public:
     ~readiness() override { drop(scratch_); }
 
     std::error_code attach(int fd) noexcept override {
-        if (const auto error = reserve(fd)) {
+        if (const auto error = slots_.reserve(fd)) {
             return error;
         }
-        slot* const place = &slots_[static_cast<std::size_t>(fd)];
+        slot* const place = &slots_[fd];
         // The kernel has just given us this number: an owner or a watcher of a former life has nothing.
         if (place->owned) {
             forget(fd);  // somebody closed it behind its owner's back
@@ -60,9 +60,7 @@ public:
         return {};
     }
 
-    std::uint32_t life(int fd) const noexcept override {
-        return slots_[static_cast<std::size_t>(fd)].generation;
-    }
+    std::uint32_t life(int fd) const noexcept override { return slots_[fd].generation; }
 
     void release(int fd) noexcept override {
         forget(fd);
@@ -80,7 +78,7 @@ public:
             operation.error = EBADF;  // on a socket that is closed already
             return true;
         }
-        slot& place = slots_[static_cast<std::size_t>(operation.fd)];
+        slot& place = slots_[operation.fd];
         assert(place.owned);
         const bool reads = is_read(operation.code);
         op*& waiting = reads ? place.reader : place.writer;
@@ -115,10 +113,10 @@ public:
     }
 
     std::error_code watch(watcher& interest) noexcept override {
-        if (const auto error = reserve(interest.fd)) {
+        if (const auto error = slots_.reserve(interest.fd)) {
             return error;
         }
-        slot* const place = &slots_[static_cast<std::size_t>(interest.fd)];
+        slot* const place = &slots_[interest.fd];
         op*& waiting = interest.toward == direction::read ? place->reader : place->writer;
         if (place->owned || waiting != nullptr) {
             return std::make_error_code(std::errc::device_or_resource_busy);
@@ -137,7 +135,7 @@ public:
         if (interest.fd < 0) {
             return;  // orphaned
         }
-        slot& place = slots_[static_cast<std::size_t>(interest.fd)];
+        slot& place = slots_[interest.fd];
         op*& waiting = interest.toward == direction::read ? place.reader : place.writer;
         assert(waiting == &interest);
         const interests before = interests_of(place);
@@ -183,11 +181,11 @@ protected:
     };
 
     /// Whether a descriptor that was registered is in service, and not watched.
-    bool owns(int fd) const noexcept { return slots_[static_cast<std::size_t>(fd)].owned; }
+    bool owns(int fd) const noexcept { return slots_[fd].owned; }
 
     /// Queues whoever waits for `seen`. False: it is of a former life of the descriptor.
     bool dispatch(const event& seen) noexcept {
-        slot& place = slots_[static_cast<std::size_t>(seen.fd)];
+        slot& place = slots_[seen.fd];
         if (place.generation != seen.generation) {
             return false;
         }
@@ -218,11 +216,11 @@ protected:
     /// Calls `visit(fd, generation, owned, interests)` for every descriptor in service.
     template <class F>
     void for_each_registered(F&& visit) const {
-        for (std::size_t fd = 0; fd < slots_.size(); ++fd) {
+        for (int fd = 0; fd < slots_.size(); ++fd) {
             const slot& place = slots_[fd];
             const interests wanted = interests_of(place);
             if (place.owned || wanted.read || wanted.write) {
-                visit(static_cast<int>(fd), place.generation, place.owned, wanted);
+                visit(fd, place.generation, place.owned, wanted);
             }
         }
     }
@@ -287,30 +285,12 @@ private:
     }
 
     op*& slot_of(const io_op& operation) noexcept {
-        slot& place = slots_[static_cast<std::size_t>(operation.fd)];
+        slot& place = slots_[operation.fd];
         return is_read(operation.code) ? place.reader : place.writer;
     }
 
-    std::error_code reserve(int fd) noexcept {
-        const auto index = static_cast<std::size_t>(fd);
-        if (fd < 0) {
-            return std::make_error_code(std::errc::bad_file_descriptor);
-        }
-        if (index >= slots_.size()) {
-            if (::fcntl(fd, F_GETFD) < 0) {  // no table of gigabytes for a wild number
-                return system_error_code(errno);
-            }
-            try {
-                slots_.resize(index + 1);
-            } catch (const std::bad_alloc&) {
-                return std::make_error_code(std::errc::not_enough_memory);
-            }
-        }
-        return {};
-    }
-
     void forget(int fd) noexcept {
-        slot& place = slots_[static_cast<std::size_t>(fd)];
+        slot& place = slots_[fd];
         assert(place.owned);
         for (op* waiting : {place.reader, place.writer}) {
             if (waiting != nullptr) {
@@ -381,7 +361,7 @@ private:
     }
 
     bool try_or_park(io_op& operation) noexcept {
-        slot& place = slots_[static_cast<std::size_t>(operation.fd)];
+        slot& place = slots_[operation.fd];
         const bool reads = is_read(operation.code);
         if ((reads ? place.readable : place.writable) && attempt(operation, place)) {
             return true;
@@ -392,7 +372,7 @@ private:
         }
         keep_lent(operation);
         // Looked up again: what an attempt calls may have moved the table.
-        slot& now = slots_[static_cast<std::size_t>(operation.fd)];
+        slot& now = slots_[operation.fd];
         (reads ? now.reader : now.writer) = &operation;
         operation.state = io_op::phase::parked;
         return false;
@@ -415,7 +395,7 @@ private:
                 return true;
             }
             // A provider may attach descriptors, and so move the table; cancel; or close.
-            slot& found = slots_[static_cast<std::size_t>(operation.fd)];
+            slot& found = slots_[operation.fd];
             if (found.generation != generation || operation.state == io_op::phase::canceled) {
                 operation.error = ECANCELED;
                 return true;
@@ -501,7 +481,7 @@ private:
         }
     }
 
-    std::vector<slot> slots_;
+    detail::descriptor_table<slot> slots_;
     loan* scratch_ = nullptr;
     loan* lent_ = nullptr;  // kept by a send, and lent to the coroutine that it has resumed
 };

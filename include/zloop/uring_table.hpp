@@ -13,9 +13,9 @@
 #include <new>
 #include <vector>
 
-#include <fcntl.h>
 #include <sys/stat.h>
 
+#include <zloop/descriptor_table.hpp>
 #include <zloop/error.hpp>
 
 namespace zloop::detail::uring {
@@ -36,29 +36,13 @@ public:
     }
 
     /// Makes room for a number that is a descriptor.
-    std::error_code reserve(int fd) noexcept {
-        const auto index = static_cast<std::size_t>(fd);
-        if (fd < 0) {
-            return std::make_error_code(std::errc::bad_file_descriptor);
-        }
-        if (index >= slots_.size()) {
-            if (::fcntl(fd, F_GETFD) < 0) {  // no table of gigabytes for a wild number
-                return system_error_code(errno);
-            }
-            try {
-                slots_.resize(index + 1);
-            } catch (const std::bad_alloc&) {
-                return std::make_error_code(std::errc::not_enough_memory);
-            }
-        }
-        return {};
-    }
+    std::error_code reserve(int fd) noexcept { return slots_.reserve(fd); }
 
     /// The channel of a number there is room for; null where there is none.
-    channel* find(int fd) const noexcept { return slots_[static_cast<std::size_t>(fd)].here; }
+    channel* find(int fd) const noexcept { return slots_[fd].here; }
     channel& at(int fd) const noexcept { return *find(fd); }
 
-    std::uint32_t life(int fd) const noexcept { return slots_[static_cast<std::size_t>(fd)].life; }
+    std::uint32_t life(int fd) const noexcept { return slots_[fd].life; }
 
     /// A channel for a number that has none.
     std::error_code add(int fd, bool owned) noexcept {
@@ -78,13 +62,13 @@ public:
         }
         made->kind = is_socket ? kind_of(fd) : descriptor_kind::other;
         made->byte_stream = is_socket && type == SOCK_STREAM;
-        slots_[static_cast<std::size_t>(fd)].here = made;
+        slots_[fd].here = made;
         return {};
     }
 
     /// Ends a life of a number: its channel is closed, and the caller's to see to.
     channel& remove(int fd) noexcept {
-        slot& place = slots_[static_cast<std::size_t>(fd)];
+        slot& place = slots_[fd];
         channel& leaving = *std::exchange(place.here, nullptr);
         ++place.life;
         leaving.closed = true;
@@ -99,9 +83,9 @@ public:
         for (std::size_t place = leaving_.size(); place-- > 0;) {
             visit(*leaving_[place]);
         }
-        for (const slot& each : slots_) {
-            if (each.here != nullptr) {
-                visit(*each.here);
+        for (int fd = 0; fd < slots_.size(); ++fd) {
+            if (channel* const here = slots_[fd].here) {
+                visit(*here);
             }
         }
     }
@@ -179,7 +163,7 @@ private:
         return ::new (memory) channel(fd, owned);
     }
 
-    std::vector<slot> slots_;
+    descriptor_table<slot> slots_;
     std::vector<channel*> listed_;
     std::vector<channel*> leaving_;  // closed, and the kernel has requests of theirs
     std::size_t count_ = 0;          // channels, in the table or not
