@@ -317,11 +317,7 @@ py::ref WritePipeTransport::write(const py::arguments& args) {
         return py::none();
     }
     if (lost_writes != 0 || closing) {
-        if (lost_writes >= 5) {  // asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES
-            py::call_method(core->self(), core->state->str_warn_lost_writes.get(),
-                            py::text("pipe closed by peer or os.write(pipe, data) raised exception.").get());
-        }
-        ++lost_writes;
+        count_lost_write("pipe closed by peer or os.write(pipe, data) raised exception.");
         return py::none();
     }
     std::size_t sent = 0;

@@ -58,11 +58,7 @@ bool SocketTransport::write_bytes(py::ref bytes) {
         flush_cork(*core);  // may end this connection, too
     }
     if (lost_writes != 0) {
-        if (lost_writes >= 5) {  // asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES
-            py::call_method(core->self(), core->state->str_warn_lost_writes.get(),
-                            py::text("socket.send() raised exception.").get());
-        }
-        ++lost_writes;
+        count_lost_write("socket.send() raised exception.");
         return false;
     }
     if (has_backlog()) {

@@ -84,6 +84,13 @@ void transport::schedule_lost(PyObject* error) {
     schedule(*core, method.get(), {error}, context.get());
 }
 
+void transport::count_lost_write(const char* words) {
+    if (lost_writes >= 5) {  // asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES
+        py::call_method(core->self(), core->state->str_warn_lost_writes.get(), py::text(words).get());
+    }
+    ++lost_writes;
+}
+
 py::ref transport::call_connection_lost(PyObject* error) {
     if (lost) {
         return py::none();

@@ -124,6 +124,9 @@ protected:
 
     void schedule_lost(PyObject* error);
 
+    /// One more write to a connection that is over: from the sixth on, `words` are logged as a warning.
+    void count_lost_write(const char* words);
+
     /// "<transport> `what`", to asyncio's log, in debug mode.
     void log_in_debug(const char* what) noexcept { log_in_debug(core->state->str_log_debug, what); }
     void log_in_debug(const py::ref& log, const char* what) noexcept;
