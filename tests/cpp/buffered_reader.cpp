@@ -18,19 +18,14 @@
 
 using namespace zloop;
 using namespace support;
-using zloop::testing::script;
 using zloop::testing::virtual_loop;
 
 namespace {
 
 /// A reader that refers to a made-up stream.
-struct fixture {
+struct fixture : scripted_stream {
     explicit fixture(std::size_t limit_bytes = 64 * 1024) : reader(socket, limit_bytes) {}
 
-    virtual_loop on;
-    int number = on.kernel().open();
-    script& peer = on.kernel().at(number);
-    stream socket = stream::adopt(on, fd(number)).value();
     buffered_reader<stream&> reader;
 
     /// Text, or the error's message.

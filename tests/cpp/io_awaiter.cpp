@@ -11,22 +11,9 @@
 
 using namespace zloop;
 using namespace support;
-using zloop::testing::script;
-using zloop::testing::virtual_loop;
-
-namespace {
-
-struct fixture {
-    virtual_loop on;
-    int number = on.kernel().open();
-    script& peer = on.kernel().at(number);
-    stream socket = stream::adopt(on, fd(number)).value();
-};
-
-}  // namespace
 
 TEST_CASE("an operation whose outcome is there at once does not suspend", "[io_awaiter]") {
-    fixture with;
+    scripted_stream with;
     with.peer.receives("ab");
     auto work = [&]() -> task<std::uint64_t> {
         const auto before = with.on.stats().ops;
@@ -38,7 +25,7 @@ TEST_CASE("an operation whose outcome is there at once does not suspend", "[io_a
 }
 
 TEST_CASE("an operation that waits is a leaf of its scope, and only meanwhile", "[io_awaiter]") {
-    fixture with;
+    scripted_stream with;
     auto receives = [&]() -> task<std::string> {
         const std::string first = co_await receive_text(with.socket);
         co_await next_turn();
@@ -55,7 +42,7 @@ TEST_CASE("an operation that waits is a leaf of its scope, and only meanwhile", 
 }
 
 TEST_CASE("a result that is there wins over a cancel", "[io_awaiter]") {
-    fixture with;
+    scripted_stream with;
     auto running = with.on.start(receive_text(with.socket));
     with.on.settle();
     with.peer.receives("there");  // queues the waiting one
@@ -65,7 +52,7 @@ TEST_CASE("a result that is there wins over a cancel", "[io_awaiter]") {
 }
 
 TEST_CASE("what is tried now or never does not wait", "[io_awaiter]") {
-    fixture with;
+    scripted_stream with;
     with.peer.takes(0);
     const iovec part{const_cast<char*>("x"), 1};
     CHECK(with.socket.try_send({&part, 1}).error() == std::errc::resource_unavailable_try_again);

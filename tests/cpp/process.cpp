@@ -77,22 +77,6 @@ private:
     std::vector<std::string> files_;
 };
 
-/// Puts a handler in place while it lives.
-class handling {
-public:
-    handling(int number, void (*handler)(int)) : number_(number) {
-        struct sigaction ours {};
-        ours.sa_handler = handler;
-        ::sigaction(number, &ours, &before_);
-    }
-    handling(const handling&) = delete;
-    ~handling() { ::sigaction(number_, &before_, nullptr); }
-
-private:
-    int number_;
-    struct sigaction before_;
-};
-
 /// Without pidfds, as where a filter of system calls forbids them, or with them.
 class kernel_kind {
 public:

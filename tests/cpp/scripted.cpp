@@ -19,12 +19,7 @@ using zloop::testing::virtual_loop;
 
 namespace {
 
-struct scripted {
-    virtual_loop on;
-    int number = on.kernel().open();
-    script& peer = on.kernel().at(number);
-    stream socket = stream::adopt(on, fd(number)).value();
-
+struct scripted : scripted_stream {
     task<std::string> read(std::size_t most = 100) {
         std::string text(most, '\0');
         auto [error, count] = co_await socket.recv(std::as_writable_bytes(std::span(text)));

@@ -19,6 +19,7 @@
 using namespace std::chrono_literals;
 using namespace zloop;
 using support::each_backend;
+using support::handling;
 using support::open_descriptors;
 
 namespace {
@@ -39,21 +40,6 @@ void (*handler_of(int number))(int) {
     ::sigaction(number, nullptr, &now);
     return now.sa_handler;
 }
-
-/// Puts a handler in place while it lives.
-class handling {
-public:
-    handling(int number, void (*handler)(int)) : number_(number) {
-        struct sigaction ours {};
-        ours.sa_handler = handler;
-        ::sigaction(number, &ours, &before_);
-    }
-    ~handling() { ::sigaction(number_, &before_, nullptr); }
-
-private:
-    int number_;
-    struct sigaction before_;
-};
 
 /// What a child process says of itself by its exit code; -1 when a signal has ended it.
 template <class F>

@@ -13,17 +13,11 @@
 
 using namespace zloop;
 using namespace support;
-using zloop::testing::script;
 using zloop::testing::virtual_loop;
 
 namespace {
 
-struct fixture {
-    virtual_loop on;
-    int number = on.kernel().open();
-    script& peer = on.kernel().at(number);
-    stream socket = stream::adopt(on, fd(number)).value();
-
+struct fixture : scripted_stream {
     result<void> write(std::string_view text) { return run(on, write_all(socket, bytes_of(text))); }
 
     result<std::string> read(std::size_t count) {

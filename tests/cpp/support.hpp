@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include <csignal>
+
 #include <dirent.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -20,6 +22,7 @@
 #include <zloop/loop.hpp>
 #include <zloop/socket.hpp>
 #include <zloop/stream.hpp>
+#include <zloop/testing.hpp>
 #include <zloop/uring.hpp>
 
 namespace support {
@@ -88,6 +91,31 @@ inline bool has_uring() {
 
 inline std::unique_ptr<zloop::backend> uring() { return std::make_unique<zloop::uring_backend>(); }
 #endif
+
+/// A stream whose peer is a script.
+struct scripted_stream {
+    zloop::testing::virtual_loop on;
+    int number = on.kernel().open();
+    zloop::testing::script& peer = on.kernel().at(number);
+    zloop::stream socket = zloop::stream::adopt(on, zloop::fd(number)).value();
+};
+
+/// Puts a signal's handler in place while it lives.
+class handling {
+public:
+    handling(int number, void (*handler)(int)) : number_(number) {
+        struct sigaction ours {};
+        ours.sa_handler = handler;
+        ::sigaction(number, &ours, &before_);
+    }
+    handling(const handling&) = delete;
+    handling& operator=(const handling&) = delete;
+    ~handling() { ::sigaction(number_, &before_, nullptr); }
+
+private:
+    int number_;
+    struct sigaction before_;
+};
 
 /// Some turns that do not sleep.
 inline void turn(zloop::loop& on, int count = 1) {

@@ -12,7 +12,7 @@ import pytest
 from helpers import check_program
 
 PRELUDE = """
-import asyncio, faulthandler, gc, logging, os, socket, sys, threading, time, warnings, weakref
+import asyncio, faulthandler, gc, logging, os, resource, socket, sys, threading, time, warnings, weakref
 import zloop
 
 faulthandler.dump_traceback_later(15, exit=True)
@@ -47,6 +47,17 @@ async def both_kinds(factory):
         await asyncio.sleep(0.001)
     yield made[0], peer
     server.close()
+
+async def check_level(many, few, more):
+    '''After `many(few)`, `many(more)` takes neither memory nor descriptors for good.'''
+    async def taken_by(count):
+        await many(count)
+        gc.collect()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, len(os.listdir("/proc/self/fd"))
+    before, fds = await taken_by(few)
+    after, still = await taken_by(more)
+    assert still == fds
+    assert after - before < 3000, after - before
 
 """
 
@@ -540,7 +551,6 @@ def test_exiting_with_a_running_loop():
 
 def test_a_thousand_loops_leave_nothing():
     check("""
-    import resource
     def one():
         loop = zloop.new_event_loop()
         loop.run_until_complete(asyncio.sleep(0))
@@ -559,8 +569,6 @@ def test_a_thousand_loops_leave_nothing():
 
 def test_connections_come_and_go_and_leave_nothing():
     check("""
-    import resource
-
     class Echo(Base):
         def data_received(self, data):
             self.transport.write(data)
@@ -580,13 +588,8 @@ def test_connections_come_and_go_and_leave_nothing():
             for _ in range(count):
                 await once()
             await asyncio.sleep(0.01)
-            gc.collect()
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, len(os.listdir("/proc/self/fd"))
 
-        before, fds = await many(300)
-        after, still = await many(1500)
-        assert still == fds
-        assert after - before < 3000, after - before
+        await check_level(many, 300, 1500)
         server.close()
         await asyncio.sleep(0)
 

@@ -53,6 +53,13 @@ async def connection(loop, sock):
 
 
 @pytest.fixture
+def tcp():
+    ours, peer = tcp_pair()
+    with ours, peer:
+        yield ours, peer
+
+
+@pytest.fixture
 def connected(loop, pair):
     """A transport on ours, with its protocol, and the peer."""
     ours, peer = pair
@@ -292,64 +299,56 @@ async def test_a_peer_that_resets_ends_the_sending_over_a_transport(loop, connec
     await soon(protocol.until("connection_lost"))
 
 
-async def test_an_aborted_transport_ends_the_sending(zloop_loop, file):
+async def test_an_aborted_transport_ends_the_sending(zloop_loop, tcp, file):
     # asyncio's coroutine waits for ever.
-    loop = zloop_loop
-    ours, peer = tcp_pair()
-    with peer:
-        transport, protocol = await loop.create_connection(Recorder, sock=ours)
-        sending = asyncio.ensure_future(loop.sendfile(transport, file))
-        await turns(5)
-        transport.abort()
-        with pytest.raises(ConnectionError, match=r"^Connection is closed by peer$"):
-            await soon(sending)
-        await soon(protocol.until("connection_lost"))
-        assert protocol.losses == [None]
-        with pytest.raises(RuntimeError, match=r"^Transport is closing$"):
-            await loop.sendfile(transport, file)
+    loop, (ours, _) = zloop_loop, tcp
+    transport, protocol = await connection(loop, ours)
+    sending = asyncio.ensure_future(loop.sendfile(transport, file))
+    await turns(5)
+    transport.abort()
+    with pytest.raises(ConnectionError, match=r"^Connection is closed by peer$"):
+        await soon(sending)
+    await soon(protocol.until("connection_lost"))
+    assert protocol.losses == [None]
+    with pytest.raises(RuntimeError, match=r"^Transport is closing$"):
+        await loop.sendfile(transport, file)
 
 
-async def test_a_closed_transport_sends_the_file_first(zloop_loop, file, content):
+async def test_a_closed_transport_sends_the_file_first(zloop_loop, tcp, file, content):
     # asyncio's coroutine waits for ever.
-    loop = zloop_loop
-    ours, peer = tcp_pair()
-    with peer:
-        transport, protocol = await loop.create_connection(Recorder, sock=ours)
-        sending = asyncio.ensure_future(loop.sendfile(transport, file))
-        await turns(5)
-        transport.close()
-        assert await receive_beside(loop, peer, SIZE + 1) == content
-        assert await soon(sending) == SIZE
-        await soon(protocol.until("connection_lost"))
-        assert protocol.losses == [None]
+    loop, (ours, peer) = zloop_loop, tcp
+    transport, protocol = await connection(loop, ours)
+    sending = asyncio.ensure_future(loop.sendfile(transport, file))
+    await turns(5)
+    transport.close()
+    assert await receive_beside(loop, peer, SIZE + 1) == content
+    assert await soon(sending) == SIZE
+    await soon(protocol.until("connection_lost"))
+    assert protocol.losses == [None]
 
 
-async def test_the_end_of_writing_comes_behind_the_file(zloop_loop, file, content):
+async def test_the_end_of_writing_comes_behind_the_file(zloop_loop, tcp, file, content):
     # asyncio ends at once, and with it the sending.
-    loop = zloop_loop
-    ours, peer = tcp_pair()
-    with peer:
-        transport, protocol = await loop.create_connection(Recorder, sock=ours)
-        sending = asyncio.ensure_future(loop.sendfile(transport, file))
-        await turns(5)
-        transport.write_eof()
-        assert await receive_beside(loop, peer, SIZE + 1) == content
-        assert await soon(sending) == SIZE
-        await lost(transport, protocol)
+    loop, (ours, peer) = zloop_loop, tcp
+    transport, protocol = await connection(loop, ours)
+    sending = asyncio.ensure_future(loop.sendfile(transport, file))
+    await turns(5)
+    transport.write_eof()
+    assert await receive_beside(loop, peer, SIZE + 1) == content
+    assert await soon(sending) == SIZE
+    await lost(transport, protocol)
 
 
-async def test_one_file_at_a_time(zloop_loop, file, content):
-    loop = zloop_loop
-    ours, peer = tcp_pair()
-    with peer:
-        transport, protocol = await loop.create_connection(Recorder, sock=ours)
-        sending = asyncio.ensure_future(loop.sendfile(transport, file))
-        await turns(5)
-        with pytest.raises(RuntimeError, match=r"^sendfile is in progress already$"):
-            await loop.sendfile(transport, file)
-        assert await receive_beside(loop, peer, SIZE) == content
-        assert await soon(sending) == SIZE
-        await lost(transport, protocol)
+async def test_one_file_at_a_time(zloop_loop, tcp, file, content):
+    loop, (ours, peer) = zloop_loop, tcp
+    transport, protocol = await connection(loop, ours)
+    sending = asyncio.ensure_future(loop.sendfile(transport, file))
+    await turns(5)
+    with pytest.raises(RuntimeError, match=r"^sendfile is in progress already$"):
+        await loop.sendfile(transport, file)
+    assert await receive_beside(loop, peer, SIZE) == content
+    assert await soon(sending) == SIZE
+    await lost(transport, protocol)
 
 
 async def test_what_is_no_file_is_read_and_written(zloop_loop, pair, content):

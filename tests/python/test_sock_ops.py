@@ -809,15 +809,21 @@ def test_a_closed_loop_lets_go_of_what_waited(new_loop):
         assert of_loop() is loop
 
 
-async def test_a_number_that_is_used_again_belongs_to_the_new_socket(zloop_loop):
-    # asyncio's selector fails with FileNotFoundError, once.
-    loop = zloop_loop
+async def closed_while_waiting(loop):
+    """An operation whose socket was closed meanwhile, the number it had, and its peer."""
     former, former_peer = socket.socketpair()
     former.setblocking(False)
     number = former.fileno()
     stale = asyncio.ensure_future(loop.sock_recv(former, 10))
     await turns(2)
     former.close()
+    return stale, number, former_peer
+
+
+async def test_a_number_that_is_used_again_belongs_to_the_new_socket(zloop_loop):
+    # asyncio's selector fails with FileNotFoundError, once.
+    loop = zloop_loop
+    stale, number, former_peer = await closed_while_waiting(loop)
     fresh, peer = socket.socketpair()
     with former_peer, fresh, peer:
         fresh.setblocking(False)
@@ -833,12 +839,7 @@ async def test_a_number_that_is_used_again_belongs_to_the_new_socket(zloop_loop)
 
 async def test_a_closed_number_is_left_to_its_new_owner(zloop_loop):
     loop = zloop_loop
-    former, former_peer = socket.socketpair()
-    former.setblocking(False)
-    number = former.fileno()
-    stale = asyncio.ensure_future(loop.sock_recv(former, 10))
-    await turns(2)
-    former.close()
+    stale, number, former_peer = await closed_while_waiting(loop)
     fresh, peer = socket.socketpair()
     assert fresh.fileno() == number
     with former_peer, peer:
@@ -854,11 +855,7 @@ async def test_a_closed_number_is_left_to_its_new_owner(zloop_loop):
 
 async def test_add_reader_takes_a_closed_number_too(zloop_loop):
     loop = zloop_loop
-    former, former_peer = socket.socketpair()
-    former.setblocking(False)
-    stale = asyncio.ensure_future(loop.sock_recv(former, 10))
-    await turns(2)
-    former.close()
+    stale, _, former_peer = await closed_while_waiting(loop)
     fresh, peer = socket.socketpair()
     with former_peer, fresh, peer:
         seen = asyncio.Event()
