@@ -40,6 +40,14 @@ conformance-sid:  ## CPython's suite and the Python tests on 3.14 and 3.15, in a
 		tools/sid make -s PYTHON=$$python test CHECKS="cpython python" || status=1; \
 	done; exit $$status
 
+.PHONY: sanitize
+sanitize: $(venv)/requirements  ## CPython's suite and the Python tests on the module with ASan and UBSan
+	@tools/sanitize build/sanitized-$(version) $(CHECKS)
+
+.PHONY: modes
+modes: $(venv)/zloop  ## the same with asyncio's debug mode, Python's, its debugging allocator, and io_uring
+	@tools/test $(wheels) $(foreach mode,debug dev malloc io_uring,python:$(mode) cpython:$(mode))
+
 .PHONY: fuzz
 fuzz:  ## random programs on the scripted backend, for FUZZ_SECONDS, with clang's libFuzzer
 	@tools/fuzz $(FUZZ_SECONDS)

@@ -34,8 +34,9 @@ BUILD = Path(__file__).resolve().parents[2] / "build" / "conformance"
 
 NOT_OURS = ["test_windows_*", "test_proactor_events"]
 
-# What a test does may depend on these: stock is run anew when one of them has changed.
+# What a test does may depend on these: each has results and logs of its own. The last is ours alone.
 MODES = ("PYTHONASYNCIODEBUG", "PYTHONDEVMODE", "PYTHONMALLOC")
+BACKEND = "ZLOOP_BACKEND"
 
 
 def main() -> int:
@@ -43,13 +44,16 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     options = arguments()
     version, numbers, build = identify(options.python)
-    logs = BUILD / "logs" / version
+    mode = version + modes(*MODES)
+    logs = BUILD / "logs" / (mode + modes(BACKEND))
     stock = Side("stock", options.python, logs / "stock", options.timeout)
     name = options.loop.partition(":")[0]
     ours = replace(stock, name=name, loop=options.loop, logs=logs / name)
 
     began = time.monotonic()
-    print(f"CPython {version}, test.test_asyncio: the stock loop, then {options.loop}", flush=True)
+    print(
+        f"CPython {logs.name}, test.test_asyncio: the stock loop, then {options.loop}", flush=True
+    )
     listed = {
         module: tests
         for module, tests in children.list_tests(stock, options.modules or ["test_*"]).items()
@@ -63,7 +67,7 @@ def main() -> int:
         and any(fnmatchcase(module, entry.test.partition(".")[0]) for module in listed)
     ]
 
-    kept = Kept(BUILD / f"stock-{version}.json", build, options.fresh)
+    kept = Kept(BUILD / f"stock-{mode}.json", build, options.fresh)
     reference = run_stock(stock, listed, kept, options)
     there = children.list_tests(ours, list(listed))
     outcomes, flaky = run_ours(ours, there, reference, entries, options)
@@ -111,8 +115,12 @@ def identify(python: str) -> tuple[str, Version, str]:
     said = subprocess.check_output([python, "-c", code + "print(sys.version)"], text=True)
     first, _, full = said.partition("\n")
     name, *numbers = first.split()
-    modes = "".join(f"{mode}={os.environ.get(mode)}\n" for mode in MODES)
-    return name, tuple(map(int, numbers)), full + modes
+    return name, tuple(map(int, numbers)), full
+
+
+def modes(*names: str) -> str:
+    """Those of the environment's variables that are set, for the name of a file."""
+    return "".join(f",{name}={os.environ[name]}" for name in names if os.environ.get(name))
 
 
 def chosen(listed: Listed, k: str) -> list[str]:

@@ -27,6 +27,7 @@ HANG_SECONDS = 25  # of a test; of one marked slow, four times that
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "may_leak: the test leaves descriptors open, on purpose")
     config.addinivalue_line("markers", "slow: takes seconds")
+    config.addinivalue_line("markers", "without_module: only compilers and the like run in it")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

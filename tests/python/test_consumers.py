@@ -24,7 +24,7 @@ PROJECTS = ROOT / "tests" / "packaging"
 CXX = shlex.split(os.environ.get("CXX", "g++"))
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror"]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.without_module]
 
 
 def say(*command: str | Path, **more: str) -> str:
