@@ -217,9 +217,7 @@ PyObject* create(PyTypeObject* type, PyObject*, PyObject*) noexcept {
         core.module = py::ref::borrow(PyType_GetModuleByDef(type, &module_definition));
         core.task_factory = py::none();
         core.thread_id = py::none();
-        // Not the default: transports choose their buffer when bytes are there, and write now or never, which
-        // is what a backend of readiness does best.
-        core.loop = std::make_unique<zloop::loop>(zloop::platform_backend());
+        core.loop = std::make_unique<zloop::loop>();
         core.loop->use_wait_hook(&core.hooks);
 
         const py::ref time = py::attribute(reinterpret_cast<PyObject*>(type), "time");

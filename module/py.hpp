@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <new>
+#include <stdexcept>
 #include <system_error>
 #include <tuple>
 #include <type_traits>
@@ -259,6 +260,8 @@ PyObject* guarded(F&& body) noexcept {
         } else {
             PyErr_SetString(PyExc_RuntimeError, error.what());
         }
+    } catch (const std::invalid_argument& error) {
+        PyErr_SetString(PyExc_ValueError, error.what());
     } catch (const std::exception& error) {
         PyErr_SetString(PyExc_RuntimeError, error.what());
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import site
 import socket
@@ -23,6 +24,10 @@ FACTORIES: dict[str, Callable[[], Any]] = {
     "asyncio": asyncio.SelectorEventLoop,
     "zloop": zloop.new_event_loop,
 }
+
+
+with contextlib.closing(zloop.new_event_loop()) as _loop:
+    BACKEND = _loop.backend  # of every loop of ours in this process, and in its children
 
 
 class Events:

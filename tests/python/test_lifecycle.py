@@ -14,7 +14,7 @@ import warnings
 import weakref
 
 import pytest
-from helpers import PATIENCE, Recorder, check_program, tcp_pair
+from helpers import BACKEND, PATIENCE, Recorder, check_program, run_program, tcp_pair
 
 import zloop
 
@@ -417,8 +417,36 @@ def test_the_package_exports_what_it_promises():
         _ = zloop.nothing
     loop = zloop.new_event_loop()
     assert type(loop) is zloop.Loop
-    assert loop.backend == "epoll" or sys.platform != "linux"
+    assert loop.backend == BACKEND
     loop.close()
+
+
+NAME_OF_BACKEND = "import zloop; loop = zloop.new_event_loop(); print(loop.backend); loop.close()"
+
+
+@pytest.mark.parametrize("wanted", ["", "auto", "epoll", "kqueue"])
+def test_a_loop_is_on_epoll_unless_the_environment_names_what_is_here(wanted):
+    assert check_program(NAME_OF_BACKEND, ZLOOP_BACKEND=wanted) == "epoll\n"
+
+
+def test_a_loop_is_on_io_uring_where_it_is_wanted_and_allowed():
+    allowed = """
+    import ctypes, errno
+    ctypes.CDLL(None, use_errno=True).syscall(425, 0, None)  # io_uring_setup
+    print(ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM))
+    """
+    expected = "io_uring\n" if check_program(allowed) == "True\n" else "epoll\n"
+
+    assert check_program(NAME_OF_BACKEND, ZLOOP_BACKEND="io_uring") == expected
+
+
+def test_a_backend_that_no_system_has_is_an_error():
+    failed = run_program(NAME_OF_BACKEND, ZLOOP_BACKEND="iouring")
+
+    assert failed.returncode == 1
+    assert failed.stderr.endswith(
+        'ValueError: ZLOOP_BACKEND is "iouring"; it can be epoll, io_uring, kqueue or auto\n'
+    )
 
 
 def test_importing_zloop_warns_of_nothing():
