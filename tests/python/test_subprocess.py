@@ -589,20 +589,6 @@ def test_a_loop_that_is_closed_over_its_children_leaves_no_descriptor_and_no_chi
     """)
 
 
-def test_children_come_and_go_and_leave_nothing():
-    check("""
-    async def once():
-        child = await asyncio.create_subprocess_exec("cat", stdin=-1, stdout=-1, stderr=-1)
-        assert await child.communicate(b"x" * 100_000) == (b"x" * 100_000, b"")
-
-    async def many(count):
-        for _ in range(count // 10):
-            await asyncio.gather(*[once() for _ in range(10)])
-
-    zloop.run(check_level(many, 100, 200), debug=False)
-    """)
-
-
 def test_anything_may_be_done_to_a_child_in_any_callback():
     check("""
     ACTIONS = {
