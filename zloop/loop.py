@@ -19,7 +19,7 @@ import io
 import os
 import selectors
 import socket
-from asyncio import base_events, constants, format_helpers, sslproto, trsock
+from asyncio import base_events, constants, format_helpers, sslproto, trsock, unix_events
 from asyncio.log import logger
 from typing import Any
 
@@ -48,6 +48,8 @@ class _Watched:
 
 def _file_to_send(file) -> tuple[int, int]:
     """Descriptor and size of what sendfile(2) may know how to read, or asyncio's refusal."""
+    if not hasattr(unix_events.os, "sendfile"):  # a program took it away, to have the fallback
+        raise asyncio.SendfileNotAvailableError("os.sendfile() is not available")
     try:
         descriptor = file.fileno()
     except (AttributeError, io.UnsupportedOperation):

@@ -176,6 +176,19 @@ async def test_a_socket_of_a_class_of_its_own_sends_files(loop, file, content):
         assert await soon(sending) == SIZE
 
 
+async def test_a_program_without_os_sendfile_has_the_fallback(
+    loop, pair, file, content, monkeypatch
+):
+    ours, peer = pair
+    monkeypatch.delattr(os, "sendfile")
+    sending = asyncio.ensure_future(loop.sock_sendfile(ours, file))
+    assert await receive_beside(loop, peer, SIZE) == content
+    assert await soon(sending) == SIZE
+    words = r"^os\.sendfile\(\) is not available$"
+    with pytest.raises(asyncio.SendfileNotAvailableError, match=words):
+        await loop.sock_sendfile(ours, file, fallback=False)
+
+
 # The transport.
 
 
