@@ -95,11 +95,7 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
         if handle is None:
             self.call_exception_handler({"message": "Exception in callback", "exception": exc})
             return
-        callback, args = handle._callback, handle._args
-        if callback is None:  # cancelled by itself
-            words = repr(handle)
-        else:
-            words = format_helpers._format_callback_source(callback, args)
+        words = format_helpers._format_callback_source(handle._callback, handle._args)
         context = {"message": f"Exception in callback {words}", "exception": exc, "handle": handle}
         if handle._source_traceback:
             context["source_traceback"] = handle._source_traceback

@@ -683,6 +683,12 @@ def test_an_exception_of_a_callback_that_cancels_itself_is_reported(loop, errors
     assert context["message"].startswith("Exception in callback")
 
 
+def test_a_callback_that_is_none_is_told_as_such(loop, errors):
+    loop.call_soon(None)
+    run_a_turn(loop)
+    assert errors.pop()["message"] == "Exception in callback None()"
+
+
 def test_cancelled_error_out_of_a_callback_is_reported(loop, errors):
     def callback():
         raise asyncio.CancelledError
