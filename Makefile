@@ -31,8 +31,8 @@ test: $(venv)/zloop  ## everything that can be checked: C++, Python, conformance
 	@tools/test $(wheels) $(CHECKS)
 
 .PHONY: conformance
-conformance: $(venv)/zloop  ## the suites of CPython and of uvicorn, on zloop
-	@tools/test $(wheels) cpython uvicorn
+conformance: $(venv)/zloop  ## the suites of CPython, of uvicorn and of uvloop, on zloop
+	@tools/test $(wheels) cpython uvicorn uvloop
 
 .PHONY: conformance-sid
 conformance-sid:  ## CPython's suite and the Python tests on 3.14 and 3.15, in a Debian sid root

@@ -9,9 +9,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import children
-import uvicorn_suite
+import released
 from children import Side
 from compare import Entry, Outcome, counts, differences, judge, load_expected, satisfies
+from uvicorn_suite import UVICORN
+from uvloop_suite import UVLOOP
 
 OK, FAIL, SKIP = Outcome("ok"), Outcome("fail", "AssertionError"), Outcome("skip")
 
@@ -120,19 +122,22 @@ def test_a_line_without_a_reason_or_with_an_unknown_word_is_refused(tmp_path, li
         load_expected("cpython", (3, 12, 1), write(tmp_path, line))
 
 
-@pytest.mark.parametrize("suite", ["cpython", "uvicorn"])
+@pytest.mark.parametrize("suite", ["cpython", "uvicorn", "uvloop"])
 def test_the_list_in_the_repository_can_be_read(suite):
     load_expected(suite, (3, 13, 0))
 
 
-def test_uvicorn_tests_are_found_again_by_module_class_and_name(tmp_path):
+def test_tests_of_a_release_are_found_again_by_module_class_and_name(tmp_path):
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_a.py").touch()
 
-    assert (
-        uvicorn_suite.node_id(tmp_path, "tests.test_a::test_b[x]") == "tests/test_a.py::test_b[x]"
-    )
-    assert uvicorn_suite.node_id(tmp_path, "tests.test_a.C::test_b") == "tests/test_a.py::C::test_b"
+    assert released.node_id(tmp_path, "tests.test_a::test_b[x]") == "tests/test_a.py::test_b[x]"
+    assert released.node_id(tmp_path, "tests.test_a.C::test_b") == "tests/test_a.py::C::test_b"
+
+
+@pytest.mark.parametrize("project", [UVICORN, UVLOOP], ids=lambda project: project.name)
+def test_the_pages_name_the_release_whose_tests_are_run(project):
+    assert project.pin.replace("==", " ") in (released.HERE / "README.md").read_text()
 
 
 WAYS = """
@@ -181,12 +186,41 @@ def test_every_way_to_make_a_loop_is_replaced_and_uvloop_cannot_slip_in(tmp_path
     )
     (tmp_path / "uvloop.py").touch()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    environment = uvicorn_suite.surroundings("other:make")
+    environment = released.surroundings("other:make")
 
     command = [sys.executable, "-W", "ignore", "-c", WAYS]
     said = subprocess.check_output(command, env=environment, text=True)
 
     assert said == "all\n"
+
+
+IN_UVLOOPS_NAME = """
+import asyncio, other, uvloop
+from uvloop import _testbase
+
+async def running(): return asyncio.get_running_loop()
+
+class Derived(uvloop.Loop): pass
+loops = [uvloop.new_event_loop(), uvloop.EventLoopPolicy().new_event_loop(), Derived()]
+for loop in [*loops, uvloop.run(running())]:
+    assert isinstance(loop, other.Loop) and isinstance(loop, uvloop.Loop), loop
+    loop.close()
+print(_testbase.real)
+"""
+
+
+def test_in_uvloops_own_tests_its_name_stands_for_the_loop_in_question(tmp_path, monkeypatch):
+    (tmp_path / "other.py").write_text(
+        "import asyncio\nclass Loop(asyncio.SelectorEventLoop): pass\ndef make(): return Loop()\n"
+    )
+    (tmp_path / "_testbase.py").write_text("real = 'real'")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    environment = released.surroundings("other:make") | {"CONFORMANCE_UVLOOP": str(tmp_path)}
+
+    command = [sys.executable, "-W", "ignore", "-c", IN_UVLOOPS_NAME]
+    said = subprocess.check_output(command, env=environment, text=True)
+
+    assert said == "real\n"
 
 
 # A stand-in for CPython's package: a class that passes, fails, hangs, dies and skips, in turn.
