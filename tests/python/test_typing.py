@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import site
 import subprocess
 import sys
@@ -12,44 +13,11 @@ from helpers import environment
 
 import zloop
 
-pytest.importorskip("mypy", reason="mypy checks the types")
+HERE = ["--pythonpath", sys.executable]  # whose zloop pyright looks at
+CHECKERS = {"mypy": ["--strict"], "pyright": HERE}
+checkers = pytest.mark.parametrize("checker", CHECKERS)
 
-PROGRAM = """
-import asyncio
-
-import zloop
-
-
-class Echo(asyncio.Protocol):
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self.transport.write(data)
-
-
-async def main() -> int:
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(Echo, "127.0.0.1", 0)
-    server.close()
-    return 5
-
-
-result: int = zloop.run(main())
-checked: int = zloop.run(main(), debug=True)
-loop: zloop.Loop = zloop.new_event_loop()
-as_stock: asyncio.AbstractEventLoop = loop
-handle: asyncio.Handle = loop.call_soon(print, 1)
-timer: asyncio.TimerHandle = loop.call_later(1.0, print)
-name: str = loop.backend
-turns: int = loop.stats["turns"]
-folder: str = zloop.get_include()
-version: str = zloop.__version__
-with asyncio.Runner(loop_factory=zloop.new_event_loop) as runner:
-    again: int = runner.run(main())
-loop.close()
-"""
+PROGRAM = Path(__file__).with_name("typed_program.py")
 
 WRONG = """
 import zloop
@@ -61,11 +29,11 @@ zloop.nothing
 """
 
 
-def tool(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def tool(*args: str, cwd: Path, module: bool = True) -> subprocess.CompletedProcess[str]:
     path = str(Path(zloop.__file__).resolve().parents[1])
     where = {} if path in site.getsitepackages() else {"MYPYPATH": path}
     return subprocess.run(
-        [sys.executable, "-m", *args],
+        [sys.executable, *(["-m"] if module else []), *args],
         capture_output=True,
         text=True,
         timeout=120,
@@ -74,22 +42,41 @@ def tool(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def check(program: str, checker: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    pytest.importorskip(checker, reason=f"{checker} checks the types")
+    (folder / "program.py").write_text(program)
+    (folder / "pyrightconfig.json").write_text('{"typeCheckingMode": "strict"}')
+    return tool(checker, *CHECKERS[checker], "program.py", cwd=folder)
+
+
 @pytest.mark.slow
 def test_the_stubs_say_what_is_there(tmp_path):
+    pytest.importorskip("mypy", reason="mypy checks the stubs")
     done = tool("mypy.stubtest", "zloop", "--concise", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.slow
-def test_a_strict_program_checks(tmp_path):
-    (tmp_path / "program.py").write_text(PROGRAM)
-    done = tool("mypy", "--strict", "program.py", cwd=tmp_path)
+@checkers
+def test_a_strict_program_checks(checker, tmp_path):
+    done = check(PROGRAM.read_text(), checker, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_strict_program_runs(tmp_path):
+    done = tool(str(PROGRAM), cwd=tmp_path, module=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 @pytest.mark.slow
-def test_a_wrong_program_does_not(tmp_path):
-    (tmp_path / "program.py").write_text(WRONG)
-    done = tool("mypy", "--strict", "program.py", cwd=tmp_path)
-    lines = {line.split(":")[1] for line in done.stdout.splitlines() if ": error:" in line}
-    assert {"4", "5", "6", "7"} <= lines, done.stdout
+@checkers
+def test_a_wrong_program_does_not(checker, tmp_path):
+    done = check(WRONG, checker, tmp_path)
+    assert {"4", "5", "6", "7"} <= set(re.findall(r"program\.py:(\d+)\b.* error:", done.stdout))
+
+
+@pytest.mark.slow
+def test_every_public_name_has_a_type(tmp_path):
+    pytest.importorskip("pyright", reason="pyright looks for what has none")
+    done = tool("pyright", *HERE, "--verifytypes", "zloop", "--ignoreexternal", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
