@@ -57,6 +57,7 @@ def test_the_stubs_say_what_is_there(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.without_module
 @checkers
 def test_a_strict_program_checks(checker, tmp_path):
     done = check(PROGRAM.read_text(), checker, tmp_path)
@@ -69,6 +70,7 @@ def test_the_strict_program_runs(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.without_module
 @checkers
 def test_a_wrong_program_does_not(checker, tmp_path):
     done = check(WRONG, checker, tmp_path)
@@ -76,6 +78,7 @@ def test_a_wrong_program_does_not(checker, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.without_module
 def test_every_public_name_has_a_type(tmp_path):
     pytest.importorskip("pyright", reason="pyright looks for what has none")
     done = tool("pyright", *HERE, "--verifytypes", "zloop", "--ignoreexternal", cwd=tmp_path)
