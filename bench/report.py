@@ -66,6 +66,7 @@ class Bar:
 BARS = [
     Bar("echo-1KiB-64, throughput", "echo-1KiB-64", "rate", loops.FLOOR, at_least=0.95),
     Bar("echo-1KiB-64, CPU per message", "echo-1KiB-64", "cpu_us", loops.FLOOR, at_most=1.06),
+    Bar("datagram-1KiB-64, CPU per message", "datagram-1KiB-64", "cpu_us", PEER, at_most=1 / 1.2),
     Bar("call_soon", "call_soon", "rate", PEER, at_least=2),
     Bar("call_later_cancel", "call_later_cancel", "rate", PEER, at_least=4),
     Bar("spawn", "spawn", "rate", "asyncio", at_least=1),

@@ -60,4 +60,23 @@ public:
     };
 };
 
+/// Suspends a fiber until the loop's next turn, and there behind all that this one has queued: where the
+/// kernel's events of that turn stand. Nothing can end it early.
+class next_turn : zloop::op {
+public:
+    explicit next_turn(zloop::loop& on) noexcept
+        : op([](zloop::op& self) noexcept { static_cast<next_turn&>(self).fiber_.resume(); }), loop_(on) {}
+
+    bool await_ready() const noexcept { return false; }
+    void await_suspend(std::coroutine_handle<> fiber) noexcept {
+        fiber_ = fiber;
+        loop_.post(*this);
+    }
+    void await_resume() const noexcept {}
+
+private:
+    zloop::loop& loop_;
+    std::coroutine_handle<> fiber_;
+};
+
 }  // namespace zl

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "acceptor.hpp"
+#include "datagram_transport.hpp"
 #include "pipe_transport.hpp"
 #include "sock_operation.hpp"
 #include "socket_transport.hpp"
@@ -582,6 +583,15 @@ py::ref LoopCore::make_socket_transport(const py::arguments& args) {
                                         args.values[4], args.values[5]);
 }
 
+py::ref LoopCore::make_datagram_transport(const py::arguments& args) {
+    check_closed();
+    if (args.count != 5) {
+        py::raise(PyExc_TypeError, "_new_datagram_transport(sock, protocol, address, waiter, extra)");
+    }
+    return DatagramTransport::from_python(*this, args.values[0], args.values[1], args.values[2], args.values[3],
+                                          args.values[4]);
+}
+
 py::ref LoopCore::make_read_pipe_transport(const py::arguments& args) {
     check_closed();
     if (args.count != 4) {
@@ -666,6 +676,8 @@ void add_loop_core_type(PyObject* module, module_state& state) {
         py::method<&LoopCore::make_socket_transport>(
             "_new_socket_transport", "A transport on a connected socket: "
             "(sock, protocol, waiter, extra, server, context)."),
+        py::method<&LoopCore::make_datagram_transport>(
+            "_new_datagram_transport", "A transport on a datagram socket: (sock, protocol, address, waiter, extra)."),
         py::method<&LoopCore::make_read_pipe_transport>(
             "_new_read_pipe_transport", "A transport on a pipe's reading end: (pipe, protocol, waiter, extra)."),
         py::method<&LoopCore::make_write_pipe_transport>(

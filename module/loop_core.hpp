@@ -91,6 +91,7 @@ struct LoopCore : loop_state, loop_core_fields {
 
     // Transports.
     py::ref make_socket_transport(const py::arguments& args);
+    py::ref make_datagram_transport(const py::arguments& args);
     py::ref make_read_pipe_transport(const py::arguments& args);
     py::ref make_write_pipe_transport(const py::arguments& args);
     py::ref start_accepting(const py::arguments& args);

@@ -5,6 +5,7 @@
 
 #include <zloop/config.hpp>
 
+#include "datagram_transport.hpp"
 #include "loop_core.hpp"
 #include "pipe_transport.hpp"
 #include "sock_operation.hpp"
@@ -40,9 +41,11 @@ void look_up_names(module_state& state) {
     intern(state.str_connection_made, "connection_made");
     intern(state.str_context, "context");
     intern(state.str_data_received, "data_received");
+    intern(state.str_datagram_received, "datagram_received");
     intern(state.str_detach, "_detach");
     intern(state.str_ensure_fd_no_transport, "_ensure_fd_no_transport");
     intern(state.str_eof_received, "eof_received");
+    intern(state.str_error_received, "error_received");
     intern(state.str_factory_failed, "_factory_failed");
     intern(state.str_fileno, "fileno");
     intern(state.str_future_blocking, "_asyncio_future_blocking");
@@ -52,6 +55,8 @@ void look_up_names(module_state& state) {
     intern(state.str_log_failure, "_log_failure");
     intern(state.str_log_info, "_log_info");
     intern(state.str_pause_writing, "pause_writing");
+    intern(state.str_protocol_raised, "_protocol_raised");
+    intern(state.str_read_ready, "_read_ready");
     intern(state.str_recv_into, "recv_into");
     intern(state.str_recvfrom, "recvfrom");
     intern(state.str_recvfrom_into, "recvfrom_into");
@@ -59,7 +64,9 @@ void look_up_names(module_state& state) {
     intern(state.str_remove_writer, "_remove_writer");
     intern(state.str_resume_writing, "resume_writing");
     intern(state.str_run_in_debug, "_run_in_debug");
+    intern(state.str_send, "send");
     intern(state.str_sendto, "sendto");
+    intern(state.str_sendto_ready, "_sendto_ready");
     intern(state.str_set_result, "set_result");
     intern(state.str_setblocking, "setblocking");
     intern(state.str_time, "time");
@@ -99,12 +106,13 @@ int execute(PyObject* module) noexcept {
         add_handle_types(module, state);
         add_loop_core_type(module, state);
         add_socket_transport_type(module, state);
+        add_datagram_transport_type(module, state);
         add_pipe_transport_types(module, state);
         add_sock_operation_type(module, state);
         for (const py::ref* type :
              {&state.loop_core_type, &state.handle_type, &state.timer_handle_type, &state.threadsafe_handle_type,
-              &state.socket_transport_type, &state.read_pipe_transport_type, &state.write_pipe_transport_type,
-              &state.sock_operation_type}) {
+              &state.socket_transport_type, &state.datagram_transport_type, &state.read_pipe_transport_type,
+              &state.write_pipe_transport_type, &state.sock_operation_type}) {
             if (*type && PyModule_AddType(module, reinterpret_cast<PyTypeObject*>(type->get())) != 0) {
                 throw py::error_set{};
             }

@@ -9,6 +9,7 @@
 #include <Python.h>
 #include <structmember.h>
 
+#include <array>
 #include <cstddef>
 #include <new>
 #include <stdexcept>
@@ -240,6 +241,35 @@ inline PyObject* only_argument(const arguments& args, const char* function, cons
         raise_format(PyExc_TypeError, "%s() missing 1 required positional argument: '%s'", function, parameter);
     }
     return args.keyword_value(0);
+}
+
+/// The arguments of a function of two parameters, the second None by default; as only_argument().
+inline void two_arguments(const arguments& args, const char* function, std::array<const char*, 2> parameters,
+                          PyObject*& first, PyObject*& second) {
+    if (args.count > 2) {
+        raise_format(PyExc_TypeError, "%s() takes from 2 to 3 positional arguments but %zd were given", function,
+                     args.count + 1);
+    }
+    std::array<PyObject*, 2> found{};
+    for (Py_ssize_t index = 0; index < args.count; ++index) {
+        found[static_cast<std::size_t>(index)] = args.values[index];
+    }
+    for (Py_ssize_t index = 0; index < args.keyword_count(); ++index) {
+        PyObject* const name = args.keyword_name(index);
+        const std::size_t which = PyUnicode_CompareWithASCIIString(name, parameters[0]) == 0 ? 0 : 1;
+        if (which == 1 && PyUnicode_CompareWithASCIIString(name, parameters[1]) != 0) {
+            raise_format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'", function, name);
+        }
+        if (found[which] != nullptr) {
+            raise_format(PyExc_TypeError, "%s() got multiple values for argument '%s'", function, parameters[which]);
+        }
+        found[which] = args.keyword_value(index);
+    }
+    if (found[0] == nullptr) {
+        raise_format(PyExc_TypeError, "%s() missing 1 required positional argument: '%s'", function, parameters[0]);
+    }
+    first = found[0];
+    second = found[1] != nullptr ? found[1] : Py_None;
 }
 
 namespace detail {

@@ -4,8 +4,6 @@
 
 #include <cstring>
 
-#include "names.hpp"
-
 namespace zl {
 
 const transport_kind SocketTransport::own_kind = {
@@ -93,10 +91,6 @@ zloop::address SocketTransport::remembered_peer() const noexcept {
 
 void SocketTransport::connected(PyObject* first_protocol, PyObject* owner, PyObject* waiter) {
     set_protocol_of(first_protocol);
-    const auto index = static_cast<std::size_t>(fd);
-    if (core->transport_of.size() <= index) {
-        core->transport_of.resize(index + 1);
-    }
     if (owner != Py_None) {
 #if PY_VERSION_HEX >= 0x030D0000
         py::call_method(owner, core->state->str_attach.get(), self());
@@ -105,7 +99,7 @@ void SocketTransport::connected(PyObject* first_protocol, PyObject* owner, PyObj
 #endif
         server = py::ref::borrow(owner);
     }
-    core->transport_of[index] = this;
+    take_number();
     begin(waiter);
 }
 
@@ -187,12 +181,6 @@ void SocketTransport::leave_service() noexcept {
     }
 }
 
-void SocketTransport::forget_number() noexcept {
-    const auto index = static_cast<std::size_t>(fd);
-    if (core->transport_of[index] == this) {
-        core->transport_of[index] = nullptr;
-    }
-}
 void SocketTransport::capture_names() noexcept {
     if (sockname) {
         return;

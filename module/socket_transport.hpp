@@ -16,16 +16,10 @@
 #include <zloop/socket.hpp>
 
 #include "backlog.hpp"
+#include "names.hpp"
 #include "transport.hpp"
 
 namespace zl {
-
-/// An IPv4 or IPv6 address in 28 bytes: an idle connection keeps no Python object for its peer.
-union ip_address {
-    sockaddr any;
-    sockaddr_in v4;
-    sockaddr_in6 v6;
-};
 
 struct socket_transport_fields {
     py::ref server;
@@ -34,7 +28,7 @@ struct socket_transport_fields {
     py::ref peername;  // as Python writes it, once somebody asked
     zloop::stream socket;
     std::unique_ptr<zl::backlog> backlog;
-    ip_address peer;  // what `peername` is made of
+    ip_address peer;  // what `peername` is made of: an idle connection keeps no Python object for it
 
     bool at_eof : 1 = false;       // the peer has ended, the protocol keeps us open
     bool eof_written : 1 = false;  // by write_eof()
@@ -133,7 +127,6 @@ private:
     void force_close(PyObject* error) noexcept;
     void leave_service() noexcept;
     void close_socket() noexcept;
-    void forget_number() noexcept;
     void detach_from_server() noexcept;
 
     void capture_names() noexcept;

@@ -16,6 +16,7 @@ struct module_state {
     py::ref timer_handle_type;
     py::ref threadsafe_handle_type;  // from 3.14 on
     py::ref socket_transport_type;
+    py::ref datagram_transport_type;
     py::ref read_pipe_transport_type;
     py::ref write_pipe_transport_type;
     py::ref sock_operation_type;
@@ -38,17 +39,19 @@ struct module_state {
     py::ref str_Future, str_Task, str_accept, str_accept_failed, str_add_reader, str_add_writer,
         str_attach, str_buffer_updated, str_call_connection_lost, str_callback_failed,
         str_check_callback, str_check_thread, str_close, str_connect, str_connection_lost,
-        str_connection_made, str_context, str_data_received, str_detach, str_ensure_fd_no_transport,
-        str_eof_received, str_factory_failed, str_fileno, str_future_blocking, str_get_buffer,
-        str_gettimeout, str_log_debug, str_log_failure, str_log_info, str_pause_writing, str_recv_into,
+        str_connection_made, str_context, str_data_received, str_datagram_received, str_detach,
+        str_ensure_fd_no_transport, str_eof_received, str_error_received, str_factory_failed,
+        str_fileno, str_future_blocking, str_get_buffer, str_gettimeout, str_log_debug, str_log_failure,
+        str_log_info, str_pause_writing, str_protocol_raised, str_read_ready, str_recv_into,
         str_recvfrom, str_recvfrom_into, str_remove_reader, str_remove_writer, str_resume_writing,
-        str_run_in_debug, str_sendto, str_set_result, str_setblocking, str_time, str_transport_failed,
-        str_warn_lost_writes;
+        str_run_in_debug, str_send, str_sendto, str_sendto_ready, str_set_result, str_setblocking,
+        str_time, str_transport_failed, str_warn_lost_writes;
 
     using owned = py::owned<
         &module_state::loop_core_type, &module_state::handle_type, &module_state::timer_handle_type,
         &module_state::threadsafe_handle_type,
-        &module_state::socket_transport_type, &module_state::read_pipe_transport_type,
+        &module_state::socket_transport_type, &module_state::datagram_transport_type,
+        &module_state::read_pipe_transport_type,
         &module_state::write_pipe_transport_type, &module_state::sock_operation_type,
         &module_state::stock_loop, &module_state::futures,
         &module_state::tasks, &module_state::buffered_protocol, &module_state::extract_stack,

@@ -54,6 +54,21 @@ void transport::introduce(bool reads, PyObject* waiter) {
     }
 }
 
+void transport::take_number() {
+    const auto index = static_cast<std::size_t>(fd);
+    if (core->transport_of.size() <= index) {
+        core->transport_of.resize(index + 1);
+    }
+    core->transport_of[index] = this;
+}
+
+void transport::forget_number() noexcept {
+    const auto index = static_cast<std::size_t>(fd);
+    if (index < core->transport_of.size() && core->transport_of[index] == this) {  // else it was never taken
+        core->transport_of[index] = nullptr;
+    }
+}
+
 // Flow control.
 
 void transport::tell_flow(PyObject* method, const char* message) noexcept {

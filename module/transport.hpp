@@ -90,6 +90,10 @@ protected:
     /// Schedules connection_made(), `_begin_reading()` if it `reads`, and what tells `waiter` (may be None).
     void introduce(bool reads, PyObject* waiter);
 
+    /// The loop finds sockets by descriptor: this one is at `fd`, until that may be another's.
+    void take_number();
+    void forget_number() noexcept;
+
     /// The end of whatever may have been the last that goes on: leaves the list when nothing does.
     void release_if_over() noexcept;
 

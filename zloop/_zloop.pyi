@@ -41,6 +41,13 @@ class SocketTransport(asyncio.Transport):
     def _sock_fd(self) -> int: ...
 
 @final
+class DatagramTransport(asyncio.transports._FlowControlMixin, asyncio.DatagramTransport):
+    @property
+    def _loop(self) -> asyncio.AbstractEventLoop: ...
+    @property
+    def _sock_fd(self) -> int: ...
+
+@final
 class SockOperation:  # registered as a collections.abc.Coroutine
     __name__: str
     __qualname__: str

@@ -174,6 +174,15 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
         self._make_socket_transport(rawsock, tls, extra=extra, server=server, context=context)
         return tls._app_transport
 
+    def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):
+        self._ensure_fd_no_transport(sock)
+        families = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
+        plain = type(sock) is socket.socket and sock.type == socket.SOCK_DGRAM
+        if plain and sock.family in families:
+            return self._new_datagram_transport(sock, protocol, address, waiter, extra)
+        # Netlink, raw sockets, others' classes: their messages, and how they write addresses, are Python's.
+        return super()._make_datagram_transport(sock, protocol, address, waiter, extra)
+
     def _make_read_pipe_transport(self, pipe, protocol, waiter=None, extra=None):
         return self._new_read_pipe_transport(pipe, protocol, waiter, extra)
 
@@ -219,6 +228,10 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
         self._thread_watcher.add_child_handler(pid, self._child_watcher_callback, transport)
 
     # What transports have to say.
+
+    def _protocol_raised(self, transport, exc: BaseException, method: str) -> None:
+        """asyncio calls error_received and datagram_received without a try, in callbacks of its own."""
+        self._callback_failed(asyncio.Handle(getattr(transport, method), (), self), exc)
 
     def _transport_failed(self, transport, exc: BaseException, message: str) -> None:
         self.call_exception_handler(

@@ -54,7 +54,9 @@ LOOP = {
 }
 TRANSPORTS = {
     name: cells
-    for methods, *cells in table("| method | stream socket | reading pipe | writing pipe |")
+    for methods, *cells in table(
+        "| method | stream socket | datagrams | reading pipe | writing pipe |"
+    )
     for name in names(methods)
 }
 
@@ -95,11 +97,17 @@ def test_the_map_says_whose_code_a_method_of_the_loop_is(method: str) -> None:
 
 
 def test_the_map_has_each_method_of_a_transport() -> None:
-    assert TRANSPORTS.keys() == public_methods(asyncio.Transport)
+    of_both = public_methods(asyncio.Transport) | public_methods(asyncio.DatagramTransport)
+    assert TRANSPORTS.keys() == of_both
 
 
 @pytest.mark.parametrize("method", TRANSPORTS)
 def test_the_map_says_whose_code_a_method_of_a_transport_is(method: str) -> None:
-    ours = [_zloop.SocketTransport, _zloop.ReadPipeTransport, _zloop.WritePipeTransport]
+    ours = [
+        _zloop.SocketTransport,
+        _zloop.DatagramTransport,
+        _zloop.ReadPipeTransport,
+        _zloop.WritePipeTransport,
+    ]
 
     assert TRANSPORTS[method] == [whose(transport, method) for transport in ours]

@@ -535,3 +535,190 @@ def test_exiting_with_a_running_loop():
     warnings.simplefilter("ignore", ResourceWarning)
     zloop.run(main())
     """)
+
+
+def test_anything_may_happen_in_any_callback_of_a_datagram_protocol():
+    check("""
+    ACTIONS = {
+        "close": lambda p: p.transport.close(),
+        "abort": lambda p: p.transport.abort(),
+        "raise": lambda p: 1 / 0,
+        "pause": lambda p: p.transport.pause_reading(),
+        "flicker": lambda p: (p.transport.pause_reading(), p.transport.resume_reading()),
+        "send and close": lambda p: (p.transport.sendto(b"x", p.peer), p.transport.close()),
+        "send and abort": lambda p: (p.transport.sendto(b"x", p.peer), p.transport.abort()),
+        "send too much": lambda p: p.transport.sendto(b"x" * 300_000, p.peer),
+        "send nonsense": lambda p: p.transport.sendto(b"x", 5),
+        "drop": lambda p: p.__dict__.pop("transport", None),
+        "swap": lambda p: p.transport.set_protocol(Quiet()),
+        "collect": lambda p: gc.collect(),
+        "close the socket": lambda p: p.transport._sock.close(),
+        "lose": lambda p: p.transport._call_connection_lost(None),
+        "twice": lambda p: (p.transport.close(), p.transport.abort(), 1 / 0),
+    }
+
+    class Quiet(asyncio.DatagramProtocol):
+        pass
+
+    class Protocol(asyncio.DatagramProtocol):
+        hook, action, transport, inside = "", None, None, False
+        def connection_made(self, transport):
+            self.transport = transport
+            act(self, "connection_made")
+        def datagram_received(self, data, addr):
+            act(self, "datagram_received")
+        def error_received(self, exc):
+            act(self, "error_received")
+        def connection_lost(self, exc):
+            act(self, "connection_lost")
+        def pause_writing(self):
+            act(self, "pause_writing")
+        def resume_writing(self):
+            act(self, "resume_writing")
+
+    def act(protocol, name):
+        if protocol.hook != name or protocol.transport is None or protocol.transport._sock is None:
+            return
+        if not protocol.inside:  # what is sent may fail, and be told, again
+            protocol.inside = True
+            try:
+                ACTIONS[protocol.action](protocol)
+            finally:
+                protocol.inside = False
+
+    def socket_at(name):
+        sock = socket.socket(socket.AF_UNIX if isinstance(name, str) else socket.AF_INET, socket.SOCK_DGRAM)
+        sock.bind(name)
+        sock.setblocking(False)
+        return sock
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        quiet(loop)
+        hooks = ["connection_made", "datagram_received", "error_received", "connection_lost",
+                 "pause_writing", "resume_writing"]
+        count = 0
+        for unix in (False, True):
+            for hook in hooks:
+                for action in ACTIONS:
+                    count += 1
+                    protocol = Protocol()
+                    protocol.hook, protocol.action = hook, action
+                    name = f"\\0zloop-{os.getpid()}-{count}" if unix else ("127.0.0.1", 0)
+                    with socket_at(name) as peer, socket_at(name + "-us" if unix else name) as ours:
+                        ours.connect(peer.getsockname())
+                        protocol.peer = peer.getsockname()
+                        own = ours.getsockname()
+                        transport, _ = await loop.create_datagram_endpoint(lambda: protocol, sock=ours)
+                        transport.set_write_buffer_limits(high=500)
+                        for number in range(20):
+                            try:
+                                peer.sendto(b"%d" % number, own)
+                            except OSError:
+                                break
+                        await asyncio.sleep(0.001)
+                        if protocol.transport is not None and transport._sock is not None:
+                            for _ in range(60 if unix else 1):  # a full queue
+                                transport.sendto(b"y" * 100)
+                        await asyncio.sleep(0)
+                        try:
+                            while peer.recv(1000):
+                                await asyncio.sleep(0)
+                        except OSError:
+                            pass
+                    await asyncio.sleep(0.001)
+                    left = weakref.ref(transport)
+                    if transport._sock is not None:
+                        try:
+                            transport.sendto(b"anybody?")
+                        except ZeroDivisionError:
+                            pass
+                        await asyncio.sleep(0.001)
+                        transport.abort()
+                    transport = protocol.transport = None
+                    await asyncio.sleep(0)
+                    await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        gc.collect()
+
+    for debug in (False, True):
+        zloop.run(main(), debug=debug)
+    """)
+
+
+def test_endpoints_that_are_dropped_in_every_state():
+    check("""
+    warnings.simplefilter("ignore", ResourceWarning)
+
+    class Protocol(asyncio.DatagramProtocol):
+        def connection_made(self, transport):
+            self.transport = transport
+        def datagram_received(self, data, addr):
+            if data == b"stop":
+                asyncio.get_running_loop().stop()
+
+    for state in ("new", "received", "full", "closing", "paused"):
+        for how in ("close", "drop"):
+            loop = zloop.new_event_loop()
+            one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+            path = f"\\0zloop-{os.getpid()}-{state}-{how}"
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as peer:
+                peer.bind(path)
+                one.close(); other.close()
+                one = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+                one.connect(path)
+                one.bind(path + "-us")
+                transport, protocol = loop.run_until_complete(
+                    loop.create_datagram_endpoint(Protocol, sock=one))
+                if state == "received":
+                    for message in (b"stop", b"1", b"2", b"3"):
+                        peer.sendto(message, path + "-us")
+                    loop.run_forever()
+                if state in ("full", "closing"):
+                    while transport.get_write_buffer_size() < 5000:
+                        transport.sendto(b"x" * 100)
+                if state == "closing":
+                    transport.close()
+                if state == "paused":
+                    transport.pause_reading()
+                gone = weakref.ref(transport)
+                if how == "close":
+                    loop.close()
+                del transport, protocol, one
+                del loop
+                gc.collect()
+                assert gone() is None, (state, how)
+    """)
+
+
+def test_a_fork_leaves_the_messages_to_the_parent():
+    check("""
+    warnings.simplefilter("ignore")
+    class Protocol(asyncio.DatagramProtocol):
+        seen = []
+        def connection_made(self, transport):
+            self.transport = transport
+        def datagram_received(self, data, addr):
+            self.seen.append(data)
+            if len(self.seen) == 1:
+                if (child := os.fork()) == 0:
+                    self.transport.abort()
+                    self.transport = None
+                    gc.collect()
+                    os._exit(0)
+                assert os.waitpid(child, 0)[1] == 0
+            if len(self.seen) == 20:
+                self.transport.close()
+                loop.stop()
+
+    loop = zloop.new_event_loop()
+    transport, protocol = loop.run_until_complete(
+        loop.create_datagram_endpoint(Protocol, local_addr=("127.0.0.1", 0)))
+    with socket.socket(type=socket.SOCK_DGRAM) as peer:
+        for number in range(20):
+            peer.sendto(b"%d" % number, transport.get_extra_info("sockname"))
+    loop.run_forever()
+    loop.run_until_complete(asyncio.sleep(0))
+    assert protocol.seen == [b"%d" % number for number in range(20)]
+    loop.close()
+    """)
