@@ -1,7 +1,8 @@
 // module/datagram_sending.cpp: send at once, or keep and send later. See datagram_transport.hpp.
 //
-// A message that fails is told to error_received() and is over; those behind it go on. The protocol may do
-// anything then, so state is looked at again.
+// A message that fails is told to error_received() and is over; those behind it go on, in the next turn, as
+// in asyncio: the protocol may send another one that fails. It may do anything then, so state is looked at
+// again.
 
 #include "datagram_transport.hpp"
 
@@ -23,11 +24,11 @@ constexpr std::size_t header_bytes = 0;
 constexpr bool sends_empty = false;
 #endif
 
-constexpr int most_silent_losses = 5;  // asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES
-
 // Of a Unix peer's full queue the kernel tells only who is connected to it. asyncio asks in every turn.
 constexpr zloop::nanoseconds shortest_pause = std::chrono::microseconds(50);
 constexpr zloop::nanoseconds longest_pause = std::chrono::milliseconds(10);
+
+constexpr int most_in_turn = 64;  // kept messages, until the rest of the loop has its turn
 
 /// The bytes of what sendto() takes: of bytes at once, of others while this lives.
 class view_of {
@@ -88,11 +89,7 @@ py::ref DatagramTransport::sendto(const py::arguments& args) {
     }
     flush_cork(*core);  // what was written before, leaves before; may end this transport, too
     if (lost || (lost_writes != 0 && addressed)) {
-        if (lost_writes >= most_silent_losses) {
-            py::call_method(core->self(), core->state->str_warn_lost_writes.get(),
-                            py::text("socket.send() raised exception.").get());
-        }
-        ++lost_writes;
+        count_lost_write("socket.send() raised exception.");
         return py::none();
     }
     const zloop::address* const peer = connected ? nullptr : where(to);
@@ -201,9 +198,10 @@ void DatagramTransport::append(PyObject* data, PyObject* to, const zloop::addres
     backlog_bytes += size + header_bytes;
 }
 
-fiber DatagramTransport::write_loop(zloop::loop&, fiber::place& kept) {
+fiber DatagramTransport::write_loop(zloop::loop& on, fiber::place& kept) {
     zloop::nanoseconds pause = shortest_pause;
-    while (lost_writes == 0 && !lost && !orphaned && has_backlog()) {
+    int in_turn = 0;
+    while (wants_to_send() && has_backlog()) {
         const unsent_datagram& oldest = backlog->front();  // stays where it is while others are appended
         const view_of view(oldest.bytes.get());
         std::error_code error;
@@ -232,7 +230,6 @@ fiber DatagramTransport::write_loop(zloop::loop&, fiber::place& kept) {
             continue;
         }
         pause = shortest_pause;
-        const connection_scope running(*this);
         backlog_bytes -= view.bytes().size() + header_bytes;
         backlog->pop_front();
         if (error) {
@@ -240,7 +237,14 @@ fiber DatagramTransport::write_loop(zloop::loop&, fiber::place& kept) {
         }
         if (raised) {
             unsent_failed(raised);
-        } else if (lost_writes == 0 && !lost) {
+        }
+        // The protocol may answer each failure, and each resume_writing(), with more of the same.
+        if (raised || ++in_turn == most_in_turn) {
+            in_turn = 0;
+            co_await next_turn(on);
+        }
+        if (wants_to_send()) {
+            const connection_scope running(*this);
             maybe_resume_writing(buffer_size());
         }
     }
@@ -248,7 +252,7 @@ fiber DatagramTransport::write_loop(zloop::loop&, fiber::place& kept) {
     if (lost_writes != 0 || lost) {
         backlog.reset();  // only now: until the end the kernel may have been reading it
         backlog_bytes = 0;
-    } else if (!orphaned && !core->dropping && closing && !has_backlog()) {
+    } else if (wants_to_send() && closing && !has_backlog()) {
         const py::ref alive = py::ref::borrow(self());
         const connection_scope running(*this);
         try {
@@ -263,6 +267,7 @@ fiber DatagramTransport::write_loop(zloop::loop&, fiber::place& kept) {
 
 /// Sees to an error of a message that was kept.
 void DatagramTransport::unsent_failed(const py::ref& error) noexcept {
+    const connection_scope running(*this);
     if (PyErr_GivenExceptionMatches(error.get(), PyExc_OSError)) {
         tell_error(error, core->state->str_sendto_ready.get());
         return;

@@ -101,6 +101,7 @@ private:
         return made && !closing && !paused && !deaf && !lost && !orphaned && !core->dropping &&
                !socket.is_stale();
     }
+    bool wants_to_send() const noexcept { return lost_writes == 0 && !lost && !orphaned && !core->dropping; }
     void start_reading() noexcept;
     void stop_reading() noexcept;
     fiber read_loop(zloop::loop& on, fiber::place& kept);

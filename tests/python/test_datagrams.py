@@ -994,6 +994,50 @@ async def test_a_full_peer_that_is_gone_is_told_and_the_rest_goes_on(loop, endpo
     assert transport.get_write_buffer_size() == 0 or not counts_right(transport)
 
 
+@pytest.mark.parametrize("connected", [True, False])
+async def test_failures_come_one_a_turn_also_when_each_is_answered_with_another(
+    endpoint, connected
+):
+    def again(protocol, _exc):
+        protocol.transport.sendto(b"again", path)
+
+    path = endpoint.path()
+    peer = endpoint.socket(socket.AF_UNIX, path)
+    how = {"remote_addr": path} if connected else {}
+    transport, protocol = await endpoint(
+        Recorder(error_received=again), family=socket.AF_UNIX, **how
+    )
+    while transport.get_write_buffer_size() < 1000:
+        transport.sendto(b"x" * 100, path)
+    peer.close()
+    await protocol.until("error_received", 5)
+    before = len(protocol.failures)
+    await turns(20)
+    assert len(protocol.failures) - before <= 21
+
+
+async def test_a_paused_protocol_is_resumed_also_when_all_that_waits_fails(endpoint):
+    transport, protocol, peer, _sent = await full_endpoint(endpoint, beyond=HIGH)
+    if not counts_right(transport):
+        pytest.skip("this asyncio never resumes: it forgets the headers of what was sent")
+    peer.close()
+    await protocol.until("resume_writing")
+    assert "error_received" in protocol.seen
+
+
+async def test_a_paused_protocol_is_resumed_when_the_last_message_that_waits_fails(endpoint):
+    peer = endpoint.socket(socket.AF_UNIX, path := endpoint.path())
+    transport, protocol = await endpoint(remote_addr=path, family=socket.AF_UNIX)
+    transport.set_write_buffer_limits(high=0)
+    fill(transport)
+    if not counts_right(transport):
+        pytest.skip("this asyncio never resumes: it forgets the headers of what was sent")
+    assert protocol.seen[-1] == "pause_writing"
+    peer.close()
+    await protocol.until("resume_writing")
+    assert protocol.seen[-2:] == ["error_received", "resume_writing"]
+
+
 async def test_a_full_unix_queue_of_a_peer_that_one_is_not_connected_to(loop, endpoint):
     """Of its room the kernel tells nobody; asyncio asks in every turn."""
     path = endpoint.path()

@@ -12,7 +12,7 @@ import pytest
 from helpers import check_program
 
 PRELUDE = """
-import asyncio, faulthandler, gc, logging, os, resource, socket, sys, threading, time, warnings, weakref
+import asyncio, contextlib, faulthandler, gc, logging, os, resource, socket, sys, threading, time, warnings, weakref
 import zloop
 
 faulthandler.dump_traceback_later(15, exit=True)
@@ -643,6 +643,48 @@ def test_anything_may_happen_in_any_callback_of_a_datagram_protocol():
 
     for debug in (False, True):
         zloop.run(main(), debug=debug)
+    """)
+
+
+def test_a_protocol_that_answers_every_failure_with_another_leaves_the_loop_alive():
+    """The socket is closed behind our back in the very turn in which the kernel has told of room."""
+    check("""
+    class Protocol(asyncio.DatagramProtocol):
+        failures = 0
+        def connection_made(self, transport):
+            self.transport = transport
+        def error_received(self, exc):
+            self.failures += 1
+            self.transport.sendto(b"again", name)
+
+    async def main(connected):
+        peer = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        ours = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        peer.setblocking(False)
+        peer.bind(name)
+        if connected:
+            ours.connect(name)
+        loop = asyncio.get_running_loop()
+        transport, protocol = await loop.create_datagram_endpoint(Protocol, sock=ours)
+        for _ in range(60):
+            transport.sendto(b"x", name)
+        for room in [False] * 20 + [True]:
+            if room:
+                with contextlib.suppress(BlockingIOError):
+                    while peer.recv(10):
+                        pass
+            time.sleep(0.001)  # in slow turns the kernel is asked in each
+            await asyncio.sleep(0)
+        peer.close()
+        ours.close()
+        while protocol.failures < 10:
+            await asyncio.sleep(0)
+        transport.abort()
+        await asyncio.sleep(0)
+
+    for connected in (True, False):
+        name = f"\\0zloop-{os.getpid()}-{connected}"
+        zloop.run(main(connected))
     """)
 
 
