@@ -40,6 +40,7 @@ class Project:
     name: str  # of the distribution, and of its files here and in the list of differences
     timeout: int  # seconds for one test
     installed: bool = True  # into the environment, from its source
+    options: tuple[str, ...] = ()  # of pytest, that its tests rely on
     variables: Mapping[str, str] = field(default_factory=dict)  # a path is inside of the source
 
     @property
@@ -189,7 +190,7 @@ def run(
     command = [str(python), "-m", "pytest", "-o", "addopts=", "-p", "no:cacheprovider", "-q"]
     # A test that hangs ends its process, and xdist starts another: no loop is trusted to wake up.
     command += ["--timeout", str(project.timeout), "--timeout-method", "thread"]
-    command += [f"--junitxml={report}", *arguments]
+    command += [f"--junitxml={report}", *project.options, *arguments]
     with open(report.with_suffix(".log"), "wb") as log:
         pytest = subprocess.Popen(
             command,

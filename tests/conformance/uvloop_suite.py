@@ -14,7 +14,13 @@ import sys
 from released import Project, judge_by
 
 # Three tests hang on stock, which ends their processes.
-UVLOOP = Project("uvloop", timeout=30, installed=False, variables={"CONFORMANCE_UVLOOP": "uvloop"})
+UVLOOP = Project(
+    "uvloop",
+    timeout=30,
+    installed=False,
+    options=("--capture=no",),  # as its own: there are tests of what a child does with our output
+    variables={"CONFORMANCE_UVLOOP": "uvloop"},
+)
 
 if __name__ == "__main__":
     sys.exit(judge_by(UVLOOP, __doc__))
