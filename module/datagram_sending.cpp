@@ -114,6 +114,9 @@ py::ref DatagramTransport::sendto(const py::arguments& args) {
 
 /// The address that `to` is, if that needs no look-up; valid until the next is asked for, or received.
 const zloop::address* DatagramTransport::where(PyObject* to) noexcept {
+    if (to == Py_None) {  // what a peer without a name is called too; it cannot be sent to
+        return nullptr;
+    }
     if (arrived && arrived->first != 0 && arrived->names[arrived->first - 1].get() == to) {
         return &arrived->items[arrived->first - 1].peer;  // an answer
     }

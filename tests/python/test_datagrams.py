@@ -456,6 +456,20 @@ async def test_an_address_is_judged_as_pythons_socket_judges_it(endpoint, errors
         assert (report["transport"], report["protocol"]) == (transport, protocol)
 
 
+async def test_an_unnamed_peer_cannot_be_answered(endpoint, errors):
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    endpoint.sockets.append(other)
+    _transport, protocol = await endpoint(Recorder(datagram_received=echo), sock=one)
+    other.send(b"who")
+    await protocol.until("connection_lost")
+    (report,) = errors
+    errors.clear()
+    assert report["message"] == "Fatal write error on datagram transport"
+    assert isinstance(protocol.losses[0], TypeError)
+    with pytest.raises(BlockingIOError):
+        other.recv(10, socket.MSG_DONTWAIT)
+
+
 # The arguments of sendto().
 
 
