@@ -433,6 +433,9 @@ py::ref queue(loop_state& core, H& handle, bool from_another_thread) {
         track_handle(handle.self());  // the collector does not look into the inbox
         core.loop->post(handle);
     } else {
+        if (core.loop->has_posted()) {
+            core.loop->take_inbox();  // what another thread has queued before runs before
+        }
         core.loop->push(handle);
     }
     return owner;

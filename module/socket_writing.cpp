@@ -86,11 +86,18 @@ bool SocketTransport::write_bytes(py::ref bytes) {
 
 py::ref SocketTransport::writelines(const py::arguments& args) {
     PyObject* const list = py::only_argument(args, "_SelectorSocketTransport.writelines", "list_of_data");
+#if PY_VERSION_HEX >= 0x030C0000
+    constexpr const char* after_eof = "Cannot call writelines() after write_eof()";
+    constexpr const char* behind_file = "unable to writelines; sendfile is in progress";
+#else
+    constexpr const char* after_eof = "Cannot call write() after write_eof()";
+    constexpr const char* behind_file = "unable to write; sendfile is in progress";
+#endif
     if (eof_written) {
-        py::raise(PyExc_RuntimeError, "Cannot call writelines() after write_eof()");
+        py::raise(PyExc_RuntimeError, after_eof);
     }
     if (sends_file()) {
-        py::raise(PyExc_RuntimeError, "unable to writelines; sendfile is in progress");
+        py::raise(PyExc_RuntimeError, behind_file);
     }
     // All of them first: a bad part leaves nothing written.
     const py::ref parts = py::ref::steal(PySequence_List(list));

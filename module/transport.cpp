@@ -112,9 +112,10 @@ py::ref transport::call_connection_lost(PyObject* error) {
     }
     lost = true;
     const py::ref alive = py::ref::borrow(self());
-    const py::ref called = std::exchange(protocol, py::none());
-    py::ref done = py::try_call_method(called.get(), core->state->str_connection_lost.get(), error);
+    py::ref done = call_protocol(core->state->str_connection_lost, error);
     py::ref failure = done ? nullptr : py::take_error();
+    protocol = py::none();  // only now: connection_lost() may ask for it
+    flush_cork(*core);      // to the peer, say, which is to see what was written before the end
     kind->close_descriptor(*this);
     release_if_over();
     if (failure) {

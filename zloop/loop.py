@@ -15,6 +15,7 @@ import atexit
 import contextlib
 import errno
 import functools
+import inspect
 import io
 import os
 import selectors
@@ -71,6 +72,12 @@ def _file_was_sent(descriptor: int, offset: int, count: int) -> None:
             os.lseek(descriptor, offset + count, os.SEEK_SET)
 
 
+# Newer versions of asyncio show a callback's arguments in debug mode only.
+_DEBUG_SHOWS_ARGUMENTS = (
+    "debug" in inspect.signature(format_helpers._format_callback_source).parameters
+)
+
+
 class Loop(LoopCore, asyncio.SelectorEventLoop):
     """An asyncio event loop on zloop's C++ core.
 
@@ -95,7 +102,10 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
         if handle is None:
             self.call_exception_handler({"message": "Exception in callback", "exception": exc})
             return
-        words = format_helpers._format_callback_source(handle._callback, handle._args)
+        # One that was cancelled meanwhile still has both, for the call; asyncio's has not.
+        called = (None, None) if handle._cancelled else (handle._callback, handle._args)
+        more = {"debug": self.get_debug()} if _DEBUG_SHOWS_ARGUMENTS else {}
+        words = format_helpers._format_callback_source(*called, **more)
         context = {"message": f"Exception in callback {words}", "exception": exc, "handle": handle}
         if handle._source_traceback:
             context["source_traceback"] = handle._source_traceback

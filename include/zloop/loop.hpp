@@ -142,6 +142,12 @@ public:
         }
     }
 
+    /// Whether take_inbox() would find something. A loop that sleeps has nothing.
+    bool has_posted() const noexcept {
+        const op* const newest = inbox_.load(std::memory_order_relaxed);
+        return newest != nullptr && newest != &asleep_;
+    }
+
     /// Queues `node` once `deadline` has passed. Throws std::bad_alloc.
     void arm(timer_node& node, time_point deadline) { timers_.insert(node, deadline); }
     void disarm(timer_node& node) noexcept { timers_.remove(node); }

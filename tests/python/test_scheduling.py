@@ -145,6 +145,33 @@ def test_callbacks_take_any_number_of_arguments(loop, count):
     assert seen == [("soon", arguments), ("threadsafe", arguments), ("later", arguments)]
 
 
+def test_what_another_thread_has_queued_runs_before_what_is_queued_after(loop):
+    seen = []
+
+    def callback():
+        loop.call_soon(seen.append, "before")
+        thread = threading.Thread(target=loop.call_soon_threadsafe, args=(seen.append, "thread"))
+        thread.start()
+        thread.join()
+        loop.call_soon(seen.append, "after")
+
+    loop.call_soon(callback)
+    loop.call_soon(loop.call_soon, loop.stop)
+    loop.run_forever()
+    assert seen == ["before", "thread", "after"]
+
+
+def test_a_callback_that_cancels_itself_and_fails_has_no_name(loop, errors):
+    def fail():
+        handle.cancel()
+        raise ValueError
+
+    handle = loop.call_soon(fail)
+    run_a_turn(loop)
+    assert [context["message"] for context in errors] == ["Exception in callback None()"]
+    errors.clear()
+
+
 def test_callbacks_may_be_bound_methods_partials_and_builtins(loop):
     class Counter:
         def __init__(self):

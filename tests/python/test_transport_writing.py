@@ -12,7 +12,7 @@ import sys
 from unittest import mock
 
 import pytest
-from helpers import BACKEND, PATIENCE, Recorder, data_segments_sent, environment, turns
+from helpers import BACKEND, PATIENCE, Recorder, data_segments_sent, environment, tcp_pair, turns
 
 import zloop
 
@@ -623,6 +623,36 @@ async def test_write_refuses_what_is_no_bytes(connect, data):
     transport.write(b"fine")
     assert await peer.receive_exactly(4) == b"fine"
     await close(protocol)
+
+
+async def test_writelines_behind_write_eof_is_refused_in_the_versions_words(loop, connect):
+    transport, _ = await connect(Recorder())
+    transport.write_eof()
+    name = "writelines" if sys.version_info >= (3, 12) else "write"  # it joined them for write()
+    with pytest.raises(RuntimeError, match=rf"Cannot call {name}\(\) after write_eof\(\)"):
+        transport.writelines([b"x"])
+    transport.abort()
+
+
+async def test_what_connection_lost_writes_to_the_peer_is_there_before_the_end(loop):
+    ours, theirs = tcp_pair()
+    peer = Recorder()
+    peer_transport, _ = await loop.create_connection(lambda: peer, sock=theirs)
+    protocol = Recorder(connection_lost=lambda *_: peer_transport.write(b"too late"))
+    transport, _ = await loop.create_connection(lambda: protocol, sock=ours)
+    transport.close()
+    await peer.until("connection_lost")
+    assert isinstance(peer.losses[0], ConnectionResetError)  # closed with unread bytes
+
+
+async def test_connection_lost_may_still_ask_for_the_protocol(loop, connect):
+    asked = []
+    protocol = Recorder(connection_lost=lambda self, _: asked.append(self.transport.get_protocol()))
+    transport, _ = await connect(protocol)
+    transport.close()
+    await protocol.until("connection_lost")
+    assert asked == [protocol]
+    assert transport.get_protocol() is None
 
 
 @pytest.mark.parametrize("bad", ["text", 5, [65, 66]])
