@@ -26,7 +26,7 @@ HANG_SECONDS = 25  # of a test; of one marked slow, four times that
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "may_leak: the test leaves descriptors open, on purpose")
-    config.addinivalue_line("markers", "slow: takes seconds")
+    config.addinivalue_line("markers", "slow(hours=0): takes seconds, or so many hours")
     config.addinivalue_line("markers", "without_module: only compilers and the like run in it")
 
 
@@ -37,7 +37,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Any:
-    seconds = HANG_SECONDS * (4 if item.get_closest_marker("slow") else 1)
+    slow = item.get_closest_marker("slow")
+    hours = slow.kwargs.get("hours", 0) if slow else 0
+    seconds = hours * 3600 or HANG_SECONDS * (4 if slow else 1)
 
     def hung(*_: Any) -> None:
         raise KeyboardInterrupt(f"hung for {seconds} s")  # what every loop lets through
