@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from differential import connections, driver, scheduling
-from helpers import FACTORIES, ROOT
+from helpers import BACKEND, FACTORIES, ROOT
 from hypothesis import HealthCheck, Phase, configuration, given, settings
 
 import zloop
@@ -23,6 +23,10 @@ configuration.set_hypothesis_home_dir(ROOT / "build" / "hypothesis")
 LONG = int(os.environ.get("ZLOOP_DIFFERENTIAL_EXAMPLES", "0"))
 
 pytestmark = pytest.mark.slow(hours=LONG and 12)
+
+polled = pytest.mark.skipif(
+    BACKEND == "io_uring", reason="it receives ahead: a close behind unread bytes is no reset then"
+)
 
 
 def programs(strategy: Any, examples: int) -> Callable[[Any], Any]:
@@ -58,6 +62,7 @@ def test_callbacks_timers_futures_and_tasks(program):
     check_same(program)
 
 
+@polled
 @programs(connections.small_programs(), 150)
 def test_a_connection_of_small_writes(program):
     check_same(program)

@@ -16,7 +16,7 @@ def words_of(what: Any) -> str:
     words = re.sub(r"<\S*Transport\b[^<>]*(<[^<>]*>)?[^<>]*>", "<transport>", str(what))
     words = re.sub(r"(in callback )\w*Transport\b", r"\1Transport", words)
     words = re.sub(
-        r"(in callback [\w.]+)\(.*\.\.\..*", r"\1", words
+        r"(in callback [\w.<>]+)\(.*\.\.\..*", r"\1", words
     )  # an argument is cut to a length
     words = re.sub(r"0x[0-9a-f]+", "0x", words)
     words = re.sub(r"\b(fd|port|pid)[= ]\d+", r"\1", words)
