@@ -21,8 +21,8 @@ public:
 
     zloop::result<std::size_t> await_resume() noexcept {
         let_go();
-        if (const auto failure = finish()) {
-            return failure;
+        if (const int failure = finish()) {
+            return zloop::system_error_code(failure);
         }
         return size;
     }

@@ -66,7 +66,10 @@ protected:
     /// Where operations go. Not for one that never was open.
     backend& kernel() const noexcept { return *kernel_; }
 
-    /// The descriptor; -1 when it is closed or stale: then every use fails with EBADF.
+    /// What operations are started on.
+    descriptor self() const noexcept { return {fd_, life_}; }
+
+    /// For system calls of our own: -1 when it is closed or stale, so every use fails with EBADF.
     int live() const noexcept { return is_stale() ? -1 : fd_; }
 
 private:

@@ -102,11 +102,12 @@ inline bool try_recv(io_op& operation, descriptor_kind kind) noexcept {
     if (operation.name != nullptr) {
         return try_receive_from(operation);
     }
-    return moved(operation, uninterrupted([&] {
-                     return kind == descriptor_kind::other
-                                ? ::read(operation.fd, operation.data, operation.size)
-                                : ::recv(operation.fd, operation.data, operation.size, 0);
-                 }));
+    if (kind == descriptor_kind::other) {
+        return moved(operation,
+                     uninterrupted([&] { return ::read(operation.fd, operation.data, operation.size); }));
+    }
+    return moved(operation,
+                 uninterrupted([&] { return ::recv(operation.fd, operation.data, operation.size, 0); }));
 }
 
 /// write(2) of all parts. A pipe whose readers are gone is an error, EPIPE, as a socket is.
@@ -124,10 +125,8 @@ inline bool try_send(io_op& operation, descriptor_kind kind) noexcept {
     if (operation.part_count == 1) {  // 50 ns cheaper than sendmsg(2)
         const iovec& part = *operation.parts;
         return moved(operation, uninterrupted([&] {
-                         return operation.name == nullptr
-                                    ? ::send(operation.fd, part.iov_base, part.iov_len, quietly)
-                                    : ::sendto(operation.fd, part.iov_base, part.iov_len, quietly,
-                                               operation.name, static_cast<socklen_t>(operation.name_size));
+                         return ::sendto(operation.fd, part.iov_base, part.iov_len, quietly, operation.name,
+                                         static_cast<socklen_t>(operation.name_size));
                      }));
     }
     msghdr message{};
@@ -250,7 +249,8 @@ inline bool try_batch(batch_op& operation, bool receiving) noexcept {
     std::size_t done = 0;
     for (; done < operation.size; ++done) {
         datagram& item = operation.items[done];
-        io_op single(*operation.owner, receiving ? opcode::recv : opcode::send, operation.fd);
+        io_op single(*operation.owner, receiving ? opcode::recv : opcode::send,
+                     descriptor{operation.fd, operation.life});
         iovec part{item.bytes.data(), item.bytes.size()};
         single.data = item.bytes.data();
         single.size = item.bytes.size();
@@ -286,8 +286,8 @@ inline bool try_batch(batch_op& operation, bool receiving) noexcept {
 
 #endif
 
-/// One try. False: it would block. `receive` has been given its buffer.
-inline bool attempt(io_op& operation, descriptor_kind kind) noexcept {
+/// What attempt() does for all but the bytes of a stream.
+[[gnu::noinline]] inline bool attempt_other(io_op& operation, descriptor_kind kind) noexcept {
     switch (operation.code) {
         case opcode::receive:
         case opcode::recv: return try_recv(operation, kind);
@@ -299,6 +299,25 @@ inline bool attempt(io_op& operation, descriptor_kind kind) noexcept {
         case opcode::connect: return try_connect(operation);
     }
     return true;
+}
+
+/// One try. False: it would block. `receive` has been given its buffer. Small enough to be part of its caller
+/// where it is one recv(2) or one send(2).
+inline bool attempt(io_op& operation, descriptor_kind kind) noexcept {
+    if (kind != descriptor_kind::other && operation.name == nullptr) {
+        if (operation.code <= opcode::recv) {
+            return moved(operation, uninterrupted([&] {
+                             return ::recv(operation.fd, operation.data, operation.size, 0);
+                         }));
+        }
+        if (operation.code == opcode::send && operation.part_count == 1) {
+            return moved(operation, uninterrupted([&] {
+                             return ::send(operation.fd, operation.parts->iov_base, operation.parts->iov_len,
+                                           quietly);
+                         }));
+        }
+    }
+    return attempt_other(operation, kind);
 }
 
 }  // namespace detail

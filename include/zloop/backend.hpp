@@ -52,15 +52,23 @@ constexpr const char* name_of(opcode code) noexcept {
     return names[static_cast<std::size_t>(code)];
 }
 
+/// A descriptor's number, in one of its lives (backend::life). -1: none.
+struct descriptor {
+    int number = -1;
+    std::uint32_t life = 0;
+};
+
 /// One I/O operation, from start() to its outcome. Lives in the awaiting coroutine's frame.
 struct io_op : op, cancellable {
     enum class phase : std::uint8_t { idle, parked, queued, canceled, submitted, stopping, done };
 
-    io_op(backend& kernel, opcode operation, int descriptor) noexcept;
+    io_op(backend& kernel, opcode operation, descriptor on) noexcept;
+    io_op(backend& kernel, opcode operation, int number) noexcept;  ///< in the life that it has now
 
     backend* owner;
     std::coroutine_handle<> waiter;  ///< resumed with the outcome
     int fd;
+    std::uint32_t life;  ///< of `fd`, when its owner got it
     opcode code;
     phase state = phase::idle;  ///< the backend's
     bool now_or_never = false;  ///< fail with EAGAIN instead of waiting
@@ -143,7 +151,8 @@ public:
     /// Ends a direction of a made-up connection (SHUT_WR, …). False: it is the kernel's; ask that.
     virtual bool shut_down(int, int) noexcept { return false; }
 
-    /// Starts an operation on an attached descriptor; one a direction at a time.
+    /// Starts an operation on an attached descriptor; one a direction at a time. On one whose life has ended,
+    /// or on none, the outcome is EBADF.
     /// True: the outcome is there. False: the waiter is resumed, in its turn, when it is.
     virtual bool start(io_op& operation) noexcept = 0;
 
@@ -192,14 +201,18 @@ private:
     const std::size_t* expected_ = nullptr;
 };
 
-inline io_op::io_op(backend& kernel, opcode operation, int descriptor) noexcept
+inline io_op::io_op(backend& kernel, opcode operation, descriptor on) noexcept
     : op([](op& self) noexcept { static_cast<io_op&>(self).waiter.resume(); }),
       cancellable([](cancellable& self) noexcept {
           auto& operation_ = static_cast<io_op&>(self);
           operation_.owner->cancel(operation_);
       }),
       owner(&kernel),
-      fd(descriptor),
+      fd(on.number),
+      life(on.life),
       code(operation) {}
+
+inline io_op::io_op(backend& kernel, opcode operation, int number) noexcept
+    : io_op(kernel, operation, descriptor{number, number >= 0 ? kernel.life(number) : 0}) {}
 
 }  // namespace zloop

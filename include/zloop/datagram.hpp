@@ -40,15 +40,15 @@ namespace detail {
 
 class receive_datagram_awaiter : public io_awaiter<> {
 public:
-    receive_datagram_awaiter(backend& kernel, int descriptor) noexcept
-        : io_awaiter(kernel, opcode::receive, descriptor) {
+    receive_datagram_awaiter(backend& kernel, descriptor on) noexcept
+        : io_awaiter(kernel, opcode::receive, on) {
         name = peer_.data();
         name_size = address::capacity();
     }
 
     result<lent_datagram> await_resume() noexcept {
-        if (const auto failure = finish()) {
-            return failure;
+        if (const int failure = finish()) {
+            return system_error_code(failure);
         }
         peer_.resize(name_size);
         return lent_datagram{{data, size}, peer_, truncated};
@@ -60,8 +60,8 @@ private:
 
 class receive_from_awaiter : public io_awaiter<> {
 public:
-    receive_from_awaiter(backend& kernel, int descriptor, std::span<std::byte> buffer) noexcept
-        : io_awaiter(kernel, opcode::recv, descriptor) {
+    receive_from_awaiter(backend& kernel, descriptor on, std::span<std::byte> buffer) noexcept
+        : io_awaiter(kernel, opcode::recv, on) {
         data = buffer.data();
         size = buffer.size();
         name = peer_.data();
@@ -69,8 +69,8 @@ public:
     }
 
     result<received> await_resume() noexcept {
-        if (const auto failure = finish()) {
-            return failure;
+        if (const int failure = finish()) {
+            return system_error_code(failure);
         }
         peer_.resize(name_size);
         return received{size, peer_, truncated};
@@ -82,9 +82,9 @@ private:
 
 class send_to_awaiter : public io_awaiter<> {
 public:
-    send_to_awaiter(backend& kernel, int descriptor, std::span<const std::byte> buffer,
+    send_to_awaiter(backend& kernel, descriptor on, std::span<const std::byte> buffer,
                     const address& peer) noexcept
-        : io_awaiter(kernel, opcode::send, descriptor),
+        : io_awaiter(kernel, opcode::send, on),
           peer_(peer),
           buffer_{const_cast<std::byte*>(buffer.data()), buffer.size()} {
         name = peer_.data();
@@ -103,8 +103,8 @@ private:
 
 class batch_awaiter : public io_awaiter<batch_op> {
 public:
-    batch_awaiter(backend& kernel, opcode operation, int descriptor, std::span<datagram> batch) noexcept
-        : io_awaiter(kernel, operation, descriptor) {
+    batch_awaiter(backend& kernel, opcode operation, descriptor on, std::span<datagram> batch) noexcept
+        : io_awaiter(kernel, operation, on) {
         items = batch.data();
         size = batch.size();
         if (operation == opcode::send_batch) {
@@ -182,50 +182,50 @@ public:
     }
 
     /// A message in a buffer that the loop lends until the next await, and who sent it.
-    auto receive() noexcept { return detail::receive_datagram_awaiter(kernel(), live()); }
+    auto receive() noexcept { return detail::receive_datagram_awaiter(kernel(), self()); }
 
     /// A message into `buffer`, which stays alive meanwhile, and who sent it.
     auto receive_from(std::span<std::byte> buffer) noexcept {
-        return detail::receive_from_awaiter(kernel(), live(), buffer);
+        return detail::receive_from_awaiter(kernel(), self(), buffer);
     }
 
     /// A message into `buffer`, no matter from whom, and its size. A longer one is cut; receive_from tells.
-    auto recv(std::span<std::byte> buffer) noexcept { return detail::recv_awaiter(kernel(), live(), buffer); }
+    auto recv(std::span<std::byte> buffer) noexcept { return detail::recv_awaiter(kernel(), self(), buffer); }
 
     /// A message to the peer that the socket is connected to.
     /// Fails: `message_size` when it is too long; a former one's `connection_refused`.
     auto send(std::span<const std::byte> message) noexcept {
-        return detail::send_one_awaiter(kernel(), live(), message);
+        return detail::send_one_awaiter(kernel(), self(), message);
     }
 
     /// One message that lies in several buffers.
-    auto send(std::span<const iovec> parts) noexcept { return detail::send_awaiter(kernel(), live(), parts); }
+    auto send(std::span<const iovec> parts) noexcept { return detail::send_awaiter(kernel(), self(), parts); }
 
     /// A message to `peer`.
     /// Fails: as send does. A Unix peer whose queue is full is `resource_unavailable_try_again`: the kernel
     ///        tells when there is room to a connected socket alone.
     auto send_to(std::span<const std::byte> message, const address& peer) noexcept {
-        return detail::send_to_awaiter(kernel(), live(), message, peer);
+        return detail::send_to_awaiter(kernel(), self(), message, peer);
     }
 
     /// As many messages as are there, at least one, and how many; 64 are the most. Each item's `bytes` is
     /// the room for one, and then what came.
     auto receive_batch(std::span<datagram> items) noexcept {
-        return detail::batch_awaiter(kernel(), opcode::receive_batch, live(), items);
+        return detail::batch_awaiter(kernel(), opcode::receive_batch, self(), items);
     }
 
     /// Sends as many of `items` as there is room for, in order, at least one, and tells how many; 64 are
     /// the most. An item without a peer goes to the one that the socket is connected to.
     /// Fails: as send_to does, for the first; a later one's failure is left for the next call to meet.
     auto send_batch(std::span<datagram> items) noexcept {
-        return detail::batch_awaiter(kernel(), opcode::send_batch, live(), items);
+        return detail::batch_awaiter(kernel(), opcode::send_batch, self(), items);
     }
 
     /// send() or, with a peer, send_to(), now or never: fails with `resource_unavailable_try_again`
     /// instead of waiting.
     result<std::size_t> try_send(std::span<const std::byte> message, const address& peer = {}) noexcept {
         const iovec part{const_cast<std::byte*>(message.data()), message.size()};
-        return detail::try_now(kernel(), opcode::send, live(), [&](io_op& operation) {
+        return detail::try_now(kernel(), opcode::send, self(), [&](io_op& operation) {
             operation.parts = &part;
             operation.part_count = 1;
             if (peer.size() != 0) {
@@ -237,7 +237,7 @@ public:
 
     /// receive_batch(), now or never: fails with `resource_unavailable_try_again` instead of waiting.
     result<std::size_t> try_receive_batch(std::span<datagram> items) noexcept {
-        return detail::try_now<batch_op>(kernel(), opcode::receive_batch, live(), [&](batch_op& operation) {
+        return detail::try_now<batch_op>(kernel(), opcode::receive_batch, self(), [&](batch_op& operation) {
             operation.items = items.data();
             operation.size = items.size();
         });

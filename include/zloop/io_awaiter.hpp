@@ -40,17 +40,18 @@ public:
     }
 
 protected:
-    std::error_code finish() noexcept {
+    /// The operation has ended. Its errno; 0 is success.
+    int finish() noexcept {
         if (entered_ != nullptr) {
             entered_->leave();
         }
-        return system_error_code(this->error);
+        return this->error;
     }
 
     /// The outcome of what moves bytes, or items.
     result<std::size_t> moved() noexcept {
-        if (const auto failure = finish()) {
-            return failure;
+        if (const int failure = finish()) {
+            return system_error_code(failure);
         }
         return this->size;
     }
@@ -66,12 +67,11 @@ inline unsigned count_of(std::span<const iovec> buffers) noexcept {
 
 class receive_awaiter : public io_awaiter<> {
 public:
-    receive_awaiter(backend& kernel, int descriptor) noexcept
-        : io_awaiter(kernel, opcode::receive, descriptor) {}
+    receive_awaiter(backend& kernel, descriptor on) noexcept : io_awaiter(kernel, opcode::receive, on) {}
 
     result<std::span<const std::byte>> await_resume() noexcept {
-        if (const auto failure = finish()) {
-            return failure;
+        if (const int failure = finish()) {
+            return system_error_code(failure);
         }
         return std::span<const std::byte>(data, size);
     }
@@ -79,8 +79,8 @@ public:
 
 class recv_awaiter : public io_awaiter<> {
 public:
-    recv_awaiter(backend& kernel, int descriptor, std::span<std::byte> buffer) noexcept
-        : io_awaiter(kernel, opcode::recv, descriptor) {
+    recv_awaiter(backend& kernel, descriptor on, std::span<std::byte> buffer) noexcept
+        : io_awaiter(kernel, opcode::recv, on) {
         data = buffer.data();
         size = buffer.size();
     }
@@ -90,8 +90,8 @@ public:
 
 class send_awaiter : public io_awaiter<> {
 public:
-    send_awaiter(backend& kernel, int descriptor, std::span<const iovec> buffers) noexcept
-        : io_awaiter(kernel, opcode::send, descriptor) {
+    send_awaiter(backend& kernel, descriptor on, std::span<const iovec> buffers) noexcept
+        : io_awaiter(kernel, opcode::send, on) {
         parts = buffers.data();
         part_count = count_of(buffers);
     }
@@ -101,8 +101,8 @@ public:
 
 class send_one_awaiter : public send_awaiter {
 public:
-    send_one_awaiter(backend& kernel, int descriptor, std::span<const std::byte> buffer) noexcept
-        : send_awaiter(kernel, descriptor, {&buffer_, 1}),
+    send_one_awaiter(backend& kernel, descriptor on, std::span<const std::byte> buffer) noexcept
+        : send_awaiter(kernel, on, {&buffer_, 1}),
           buffer_{const_cast<std::byte*>(buffer.data()), buffer.size()} {}
 
 private:
@@ -111,9 +111,8 @@ private:
 
 class sendfile_awaiter : public io_awaiter<sendfile_op> {
 public:
-    sendfile_awaiter(backend& kernel, int descriptor, int from, std::int64_t start,
-                     std::size_t count) noexcept
-        : io_awaiter(kernel, opcode::sendfile, descriptor) {
+    sendfile_awaiter(backend& kernel, descriptor on, int from, std::int64_t start, std::size_t count) noexcept
+        : io_awaiter(kernel, opcode::sendfile, on) {
         file = from;
         offset = start;
         size = count;
@@ -124,10 +123,10 @@ public:
 
 /// Makes an operation now or never: with EAGAIN instead of waiting. `describe` says what it moves.
 template <class Operation = io_op, class F>
-result<std::size_t> try_now(backend& kernel, opcode code, int descriptor, F&& describe) noexcept {
+result<std::size_t> try_now(backend& kernel, opcode code, descriptor on, F&& describe) noexcept {
     struct immediate : Operation {
         using Operation::Operation;
-    } operation(kernel, code, descriptor);
+    } operation(kernel, code, on);
     operation.now_or_never = true;
     describe(operation);
     kernel.start(operation);

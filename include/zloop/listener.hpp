@@ -19,15 +19,15 @@ namespace detail {
 
 class accept_awaiter : public io_awaiter<> {
 public:
-    accept_awaiter(loop& on, int descriptor) noexcept
-        : io_awaiter(on.kernel(), opcode::accept, descriptor), on_(on) {
+    accept_awaiter(loop& on, descriptor which) noexcept
+        : io_awaiter(on.kernel(), opcode::accept, which), on_(on) {
         name = peer_.data();
         name_size = address::capacity();
     }
 
     result<zloop::accepted> await_resume() noexcept {
-        if (const auto failure = finish()) {
-            return failure;
+        if (const int failure = finish()) {
+            return system_error_code(failure);
         }
         peer_.resize(name_size);
         auto socket = stream::adopt(on_, zloop::fd(io_op::accepted));
@@ -88,7 +88,7 @@ public:
     /// Completes: in order of arrival; at most 64 of them before the rest of the loop has its turn.
     /// Fails:     EMFILE and the like; the listener stays usable. A connection that was reset while it
     ///            was queued is passed over.
-    auto accept() noexcept { return detail::accept_awaiter(*on_, live()); }
+    auto accept() noexcept { return detail::accept_awaiter(*on_, self()); }
 
     using socket_base::release;
 

@@ -255,7 +255,8 @@ private:
             }
             datagram& item = operation.items[done];
             iovec part{item.bytes.data(), item.bytes.size()};
-            io_op single(*operation.owner, receiving ? opcode::recv : opcode::send, operation.fd);
+            io_op single(*operation.owner, receiving ? opcode::recv : opcode::send,
+                         descriptor{operation.fd, operation.life});
             single.data = item.bytes.data();
             single.size = item.bytes.size();
             single.parts = &part;
@@ -293,7 +294,7 @@ private:
             return fail(operation, count < 0 ? errno : 0);
         }
         iovec part{bytes.data(), static_cast<std::size_t>(count)};
-        io_op single(*operation.owner, opcode::send, operation.fd);
+        io_op single(*operation.owner, opcode::send, descriptor{operation.fd, operation.life});
         single.parts = &part;
         single.part_count = 1;
         if (!write(single)) {

@@ -129,7 +129,7 @@ public:
 
     bool start(io_op& operation) noexcept override {
         operation.run = &scripted_backend::finish;
-        if (operation.fd < 0) {
+        if (operation.fd < 0 || operation.life != life(operation.fd)) {
             operation.error = EBADF;
             return true;
         }

@@ -39,24 +39,24 @@ public:
     /// Bytes in a buffer that the loop lends until the next await: an idle stream holds none. Where that is
     /// a send of them, here or elsewhere, it is lent until the send has ended, and on from there.
     /// Completes: with at least a byte, or with none at the end of the stream.
-    auto receive() noexcept { return detail::receive_awaiter(kernel(), live()); }
+    auto receive() noexcept { return detail::receive_awaiter(kernel(), self()); }
 
     /// Bytes into `buffer`, which stays alive meanwhile; as many as are there, at least one.
-    auto recv(std::span<std::byte> buffer) noexcept { return detail::recv_awaiter(kernel(), live(), buffer); }
+    auto recv(std::span<std::byte> buffer) noexcept { return detail::recv_awaiter(kernel(), self(), buffer); }
 
     /// Some bytes of `buffer`, which stays alive meanwhile; write_all (stream.hpp) sends all.
     auto send(std::span<const std::byte> buffer) noexcept {
-        return detail::send_one_awaiter(kernel(), live(), buffer);
+        return detail::send_one_awaiter(kernel(), self(), buffer);
     }
 
     /// Some bytes of `buffers`, in order, in one system call (IOV_MAX at most).
     auto send(std::span<const iovec> buffers) noexcept {
-        return detail::send_awaiter(kernel(), live(), buffers);
+        return detail::send_awaiter(kernel(), self(), buffers);
     }
 
     /// send(), now or never: fails with `resource_unavailable_try_again` instead of waiting.
     result<std::size_t> try_send(std::span<const iovec> buffers) noexcept {
-        return detail::try_now(kernel(), opcode::send, live(), [&](io_op& operation) {
+        return detail::try_now(kernel(), opcode::send, self(), [&](io_op& operation) {
             operation.parts = buffers.data();
             operation.part_count = detail::count_of(buffers);
         });
@@ -67,7 +67,7 @@ public:
     /// Completes: with the bytes sent; with none at the file's end.
     /// Fails:     as send does, or as sendfile(2) for what is no file.
     auto sendfile(int file, std::int64_t offset, std::size_t count) noexcept {
-        return detail::sendfile_awaiter(kernel(), live(), file, offset, count);
+        return detail::sendfile_awaiter(kernel(), self(), file, offset, count);
     }
 
     /// Ends one direction: after `write` the peer finds the end of the stream, and we can still read.
@@ -147,13 +147,13 @@ namespace detail {
 
 class connect_awaiter : public io_awaiter<> {
 public:
-    connect_awaiter(backend& kernel, int descriptor, const address& peer) noexcept
-        : io_awaiter(kernel, opcode::connect, descriptor) {
+    connect_awaiter(backend& kernel, int number, const address& peer) noexcept
+        : io_awaiter(kernel, opcode::connect, number) {
         name = const_cast<sockaddr*>(peer.data());
         name_size = peer.size();
     }
 
-    result<void> await_resume() noexcept { return finish(); }
+    result<void> await_resume() noexcept { return system_error_code(finish()); }
 };
 
 /// A socket to connect to `peer` with.

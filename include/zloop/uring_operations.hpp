@@ -15,8 +15,8 @@ class operations : public phases {
 public:
     bool start(io_op& operation) noexcept override {
         operation.run = &operations::finish;
-        if (operation.fd < 0) {
-            operation.error = EBADF;  // on a socket that is closed already
+        if (operation.fd < 0 || operation.life != table_.life(operation.fd)) {
+            operation.error = EBADF;  // the socket is closed, or its number another's by now
             return true;
         }
         if (!requests_.is_reachable()) {
