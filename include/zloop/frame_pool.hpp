@@ -1,4 +1,4 @@
-// zloop/frame_pool.hpp: memory for coroutine frames: 11 ns an await instead of 26.
+// zloop/frame_pool.hpp: memory for coroutine frames: 4.6 ns an await instead of 9.6.
 //
 // A free list a thread and size class of 16 bytes. A frame may be freed on another thread than it was
 // made on; it then joins that thread's list. Each list keeps at most 256 frames.
@@ -15,7 +15,12 @@ namespace zloop::detail {
 
 struct free_frame {
     free_frame* next;
-    std::size_t depth;  ///< how many lie below and including this one
+};
+
+/// The free frames of a size class.
+struct frame_list {
+    free_frame* first = nullptr;
+    std::size_t room = 0;  ///< how many more it takes
 };
 
 class frame_pool {
@@ -23,9 +28,10 @@ public:
     static void* allocate(std::size_t size) {
         const std::size_t rank = rank_of(size);
         if (!ZLOOP_ASAN && rank < classes) {
-            free_frame*& first = lists_[rank];
-            if (first != nullptr) {
-                return std::exchange(first, first->next);
+            frame_list& kept = lists_[rank];
+            if (kept.first != nullptr) {
+                ++kept.room;
+                return std::exchange(kept.first, kept.first->next);
             }
             size = (rank + 1) * step;
         }
@@ -35,14 +41,10 @@ public:
     static void release(void* memory, std::size_t size) noexcept {
         const std::size_t rank = rank_of(size);
         if (!ZLOOP_ASAN && rank < classes) {
-            free_frame*& first = lists_[rank];
-            const std::size_t depth = first != nullptr ? first->depth + 1 : 1;
-            if (depth <= most_kept_) {
-                first = new (memory) free_frame{first, depth};
-                return;
-            }
-            if (most_kept_ == 0 && open()) {
-                release(memory, size);
+            frame_list& kept = lists_[rank];
+            if (kept.room != 0 || open()) {
+                --kept.room;
+                kept.first = ::new (memory) free_frame{kept.first};
                 return;
             }
         }
@@ -53,25 +55,31 @@ private:
     /// Empties the lists at the thread's end. Apart from them: they need no guard at each use then.
     struct cleaner {
         ~cleaner() {
-            most_kept_ = 0;
-            gone_ = true;
-            for (free_frame*& first : lists_) {
-                while (first != nullptr) {
-                    ::operator delete(std::exchange(first, first->next));
+            state_ = state::gone;
+            for (frame_list& each : lists_) {
+                each.room = 0;
+                while (each.first != nullptr) {
+                    ::operator delete(std::exchange(each.first, each.first->next));
                 }
             }
         }
         void arrange() const noexcept {}
     };
 
-    /// The first frame that comes back to this thread: from now on they are kept. False: too late.
-    static bool open() noexcept {
-        if (gone_) {
+    enum class state : unsigned char { closed, open, gone };
+
+    /// A list is full, or it is the first frame that comes back to this thread: from now on they are kept.
+    /// False: they are not.
+    [[gnu::noinline]] static bool open() noexcept {
+        if (state_ != state::closed) {
             return false;
         }
         static thread_local cleaner at_the_end;
         at_the_end.arrange();
-        most_kept_ = most;
+        state_ = state::open;
+        for (frame_list& each : lists_) {
+            each.room = most;
+        }
         return true;
     }
 
@@ -81,9 +89,8 @@ private:
 
     static std::size_t rank_of(std::size_t size) noexcept { return (size - 1) / step; }
 
-    static inline constinit thread_local std::array<free_frame*, classes> lists_{};
-    static inline constinit thread_local std::size_t most_kept_ = 0;
-    static inline constinit thread_local bool gone_ = false;
+    static inline constinit thread_local std::array<frame_list, classes> lists_{};
+    static inline constinit thread_local state state_ = state::closed;
 };
 
 }  // namespace zloop::detail
