@@ -86,24 +86,22 @@ public:
 
     std::suspend_always initial_suspend() const noexcept { return {}; }
 
-    auto final_suspend() const noexcept {
-        struct awaiter {
-            bool await_ready() const noexcept { return false; }
-            std::coroutine_handle<> await_suspend(std::coroutine_handle<>) const noexcept {
-                if (self.parent_) {
-                    return self.parent_;
-                }
-                if (self.notified_ != nullptr) {
-                    self.notified_->ended(*self.notified_);  // and with it, perhaps, this frame
-                }
-                return std::noop_coroutine();
+    struct final_awaiter {
+        bool await_ready() const noexcept { return false; }
+        std::coroutine_handle<> await_suspend(std::coroutine_handle<>) const noexcept {
+            if (self.parent_) {
+                return self.parent_;
             }
-            void await_resume() const noexcept {}
+            if (self.notified_ != nullptr) {
+                self.notified_->ended(*self.notified_);  // and with it, perhaps, this frame
+            }
+            return std::noop_coroutine();
+        }
+        void await_resume() const noexcept {}
 
-            const task_promise_base& self;
-        };
-        return awaiter{*this};
-    }
+        const task_promise_base& self;
+    };
+    final_awaiter final_suspend() const noexcept { return {*this}; }
 
     static void* operator new(std::size_t size) { return frame_pool::allocate(size); }
     static void operator delete(void* frame, std::size_t size) noexcept { frame_pool::release(frame, size); }
@@ -113,6 +111,18 @@ private:
     completion* notified_ = nullptr;
     context context_;
     awaited awaited_;
+};
+
+/// A co_await of a task: what it awaits, and for whom.
+struct await_link {
+    std::coroutine_handle<> child;        ///< null: it has ended, and its frame is gone
+    task_promise_base* parent = nullptr;  ///< null: one that keeps no backtrace
+
+    void child_ended() const noexcept {
+        if (parent != nullptr) {
+            parent->child_ended();
+        }
+    }
 };
 
 /// Whether `failure` is what a cancelled operation's .value() throws.
@@ -196,6 +206,26 @@ public:
     void return_void() const noexcept {}
     void unhandled_exception() noexcept { failure_ = std::current_exception(); }
 
+    /// Until the task suspends for the first time: who awaits it, and owns the frame. Null: no longer.
+    void start_for(await_link* from) noexcept { starter_ = from; }
+
+    /// A task that ends before it has suspended leaves nothing behind, and so frees its frame itself: to have
+    /// it destroyed takes another way through it, a quarter of all that an await costs.
+    auto final_suspend() const noexcept {
+        struct awaiter : final_awaiter {
+            bool await_ready() const noexcept {
+                await_link* const starter = static_cast<const task_promise_of&>(self).starter_;
+                if (starter == nullptr || static_cast<const task_promise_of&>(self).failed()) {
+                    return false;
+                }
+                starter->child = {};
+                starter->child_ended();
+                return true;
+            }
+        };
+        return awaiter{{*this}};
+    }
+
     bool failed() const noexcept { return failure_ != nullptr; }
 
     void take() {
@@ -205,6 +235,7 @@ public:
     }
 
 private:
+    await_link* starter_ = nullptr;
     std::exception_ptr failure_;
 };
 
@@ -234,58 +265,89 @@ public:
         }
     }
 
-    class awaiter {
+    class settler : protected detail::await_link {
     public:
-        explicit awaiter(handle child, scope* within = nullptr) noexcept : child_(child), within_(within) {}
+        explicit settler(handle frame, scope* within) noexcept
+            : await_link{frame, nullptr}, within_(within) {}
 
         bool await_ready() const noexcept { return false; }
         template <task_promise P>
-        bool await_suspend(std::coroutine_handle<P> parent, site where = site::current()) {
-            detail::note(parent.promise(), static_cast<const detail::task_promise_base&>(child_.promise()),
-                         where);
-            if constexpr (std::derived_from<P, detail::task_promise_base>) {
-                parent_ = &parent.promise();
+        bool await_suspend(std::coroutine_handle<P> caller, site where = site::current()) {
+            auto& promise = begin(caller, where);
+            child.resume();
+            if (child.done()) {
+                return false;
             }
-            context around = parent.promise().surroundings();
+            promise.continue_with(caller);
+            return true;
+        }
+        void await_resume() const noexcept { child_ended(); }
+
+    protected:
+        promise_type& promise() const noexcept { return handle::from_address(child.address()).promise(); }
+
+        template <task_promise P>
+        promise_type& begin(std::coroutine_handle<P> caller, site where) noexcept {
+            promise_type& begun = promise();
+            detail::note(caller.promise(), static_cast<const detail::task_promise_base&>(begun), where);
+            if constexpr (std::derived_from<P, detail::task_promise_base>) {
+                parent = &caller.promise();
+            }
+            context around = caller.promise().surroundings();
             if (within_ != nullptr) {
                 around.within = within_;
             }
-            child_.promise().surround(around);
-            child_.resume();
-            if (child_.done()) {
-                return false;
-            }
-            child_.promise().continue_with(parent);
-            return true;
-        }
-        T await_resume() {
-            ended();
-            return child_.promise().take();
-        }
-
-    protected:
-        void ended() const noexcept {
-            if (parent_ != nullptr) {
-                parent_->child_ended();
-            }
+            begun.surround(around);
+            return begun;
         }
 
     private:
-        handle child_;
         scope* within_;
-        detail::task_promise_base* parent_ = nullptr;
     };
 
-    awaiter operator co_await() && noexcept { return awaiter(frame_); }
+    /// Owns the frame.
+    class awaiter : public settler {
+    public:
+        explicit awaiter(handle frame, scope* within = nullptr) noexcept : settler(frame, within) {}
+        awaiter(const awaiter&) = delete;
+        awaiter& operator=(const awaiter&) = delete;
+        ~awaiter() {
+            if (this->child) {
+                this->child.destroy();
+            }
+        }
+
+        template <task_promise P>
+        bool await_suspend(std::coroutine_handle<P> caller, site where = site::current()) {
+            if constexpr (std::is_void_v<T>) {
+                auto& promise = this->begin(caller, where);
+                promise.start_for(this);
+                this->child.resume();
+                if (!this->child || this->child.done()) {
+                    return false;
+                }
+                promise.start_for(nullptr);
+                promise.continue_with(caller);
+                return true;
+            } else {
+                return settler::await_suspend(caller, where);
+            }
+        }
+        T await_resume() {
+            if constexpr (std::is_void_v<T>) {
+                if (!this->child) {
+                    return;
+                }
+            }
+            this->child_ended();
+            return this->promise().take();
+        }
+    };
+
+    awaiter operator co_await() && noexcept { return awaiter(std::exchange(frame_, {})); }
 
     /// `co_await std::move(task).within(inner)`: as co_await, in a scope of its own, below the caller's.
-    awaiter within(scope& inner) && noexcept { return awaiter(frame_, &inner); }
-
-    class settler : public awaiter {
-    public:
-        using awaiter::awaiter;
-        void await_resume() const noexcept { this->ended(); }
-    };
+    awaiter within(scope& inner) && noexcept { return awaiter(std::exchange(frame_, {}), &inner); }
 
     /// `co_await task.settled(inner)`: runs it in `inner` to its end, however it ends; then take().
     settler settled(scope& inner) & noexcept { return settler(frame_, &inner); }

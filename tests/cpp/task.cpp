@@ -161,6 +161,40 @@ TEST_CASE("locals are destroyed before the awaiting task goes on", "[task]") {
     CHECK(seen == std::vector<std::string>{"destroyed", "went on"});
 }
 
+TEST_CASE("an awaited task's arguments are gone when the awaiting task goes on", "[task]") {
+    virtual_loop on;
+    const auto argument = std::make_shared<int>();
+    auto inner = [](std::shared_ptr<int>, bool suspends, bool fails) -> task<> {
+        if (suspends) {
+            co_await next_turn();
+        }
+        if (fails) {
+            throw std::runtime_error("lost");
+        }
+    };
+    const bool suspends = GENERATE(false, true);
+    const bool fails = GENERATE(false, true);
+    long while_it_is_made = 0;
+    long after = 0;
+    bool failed = false;
+    auto work = [&]() -> task<> {
+        task<> child = inner(argument, suspends, fails);
+        while_it_is_made = argument.use_count();
+        try {
+            co_await std::move(child);
+        } catch (const std::runtime_error&) {
+            failed = true;
+        }
+        after = argument.use_count();
+    };
+
+    run(on, work());
+
+    CHECK(while_it_is_made == 2);
+    CHECK(after == 1);
+    CHECK(failed == fails);
+}
+
 TEST_CASE("a moved task runs once", "[task]") {
     virtual_loop on;
     int runs = 0;
