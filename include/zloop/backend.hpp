@@ -168,6 +168,10 @@ public:
     /// May return early, with nothing: on a signal, or on wake().
     virtual std::error_code wait(nanoseconds timeout) noexcept = 0;
 
+    /// Lets the kernel know of what was started since the last wait(), for who sleeps on native_handle() and
+    /// not in the next one.
+    virtual void submit() noexcept {}
+
     /// Queues what the last wait() has found.
     virtual void collect() noexcept = 0;
 

@@ -58,8 +58,7 @@ class loop {
 public:
     static constexpr nanoseconds forever = nanoseconds::max();
 
-    explicit loop(std::unique_ptr<backend> kernel = default_backend())
-        : backend_(std::move(kernel)) {
+    explicit loop(std::unique_ptr<backend> kernel = default_backend()) : backend_(std::move(kernel)) {
         backend_->deliver_to(ready_, &expected_);
     }
 
@@ -78,9 +77,7 @@ public:
     zloop::backend& kernel() noexcept { return *backend_; }
     scope& root_scope() noexcept { return root_; }
 
-    time_point now() const noexcept {
-        return clock_ != nullptr ? clock_->now() : time_point::clock::now();
-    }
+    time_point now() const noexcept { return clock_ != nullptr ? clock_->now() : time_point::clock::now(); }
     void use_clock(clock_source* source) noexcept { clock_ = source; }
     void use_wait_hook(wait_hook* hook) noexcept { hook_ = hook; }
 
@@ -100,7 +97,8 @@ public:
                 wakers_.fetch_add(1, std::memory_order_relaxed);
             }
             node.next = asleep ? nullptr : last;
-            if (inbox_.compare_exchange_weak(last, &node, std::memory_order_acq_rel, std::memory_order_relaxed)) {
+            if (inbox_.compare_exchange_weak(last, &node, std::memory_order_acq_rel,
+                                             std::memory_order_relaxed)) {
                 if (asleep) {
                     wakes_.fetch_add(1, std::memory_order_relaxed);
                     backend_->wake();
@@ -156,7 +154,9 @@ public:
     timer_heap& timers() noexcept { return timers_; }
 
     /// One turn: what the kernel has, what is due, and then what is ready at that moment - what
-    /// these queue waits for the next turn. Sleeps up to `limit` when there is nothing to do.
+    /// these queue waits for the next turn. Sleeps up to `limit` when there is nothing to do. Without one
+    /// (zero) the kernel then knows of all that waits for it: who sleeps elsewhere can wait there for the
+    /// backend's native_handle().
     void run_once(nanoseconds limit = forever) {
         check_process();
         interrupted_ = false;
@@ -166,6 +166,9 @@ public:
             ready_.push(timers_.pop());
         }
         run_ready();
+        if (limit == nanoseconds::zero() && ready_.empty()) {
+            backend_->submit();
+        }
     }
 
     /// Turns until stop(); the turn that stops it is finished.
@@ -275,7 +278,8 @@ private:
     /// Asks the kernel for events, unless it was asked just now; returns the time after that, or a former
     /// one where no timer wants to know.
     time_point poll(nanoseconds limit) {
-        if (unclocked_turns_ != 0 && !ready_.empty() && timers_.empty() && clock_ == nullptr && !interrupted_) {
+        if (unclocked_turns_ != 0 && !ready_.empty() && timers_.empty() && clock_ == nullptr &&
+            !interrupted_) {
             --unclocked_turns_;
             ++unpolled_turns_;
             return last_clock_;
@@ -288,7 +292,8 @@ private:
             const bool are_short = current - std::exchange(last_clock_, current) < short_time;
             if (unpolled_turns_ < most_unpolled_turns && current - last_poll_ < most_unpolled_time) {
                 ++unpolled_turns_;
-                unclocked_turns_ = are_short ? std::min(most_unclocked_turns, most_unpolled_turns - unpolled_turns_) : 0;
+                unclocked_turns_ =
+                    are_short ? std::min(most_unclocked_turns, most_unpolled_turns - unpolled_turns_) : 0;
                 return current;
             }
             ask(nanoseconds::zero());
@@ -349,7 +354,8 @@ private:
         const std::error_code error = backend_->wait(limit == forever ? nanoseconds(-1) : limit);
         last = &asleep_;
         if (asleep) {  // or something came: take_inbox() finds it
-            inbox_.compare_exchange_strong(last, nullptr, std::memory_order_relaxed, std::memory_order_relaxed);
+            inbox_.compare_exchange_strong(last, nullptr, std::memory_order_relaxed,
+                                           std::memory_order_relaxed);
         }
         return error;
     }
@@ -407,7 +413,8 @@ private:
     };
     mark asleep_;
     std::atomic<op*> inbox_ = nullptr;
-    std::atomic<unsigned> wakers_ = 0;  // threads inside of wake(): the loop does not end before they have left
+    std::atomic<unsigned> wakers_ =
+        0;  // threads inside of wake(): the loop does not end before they have left
     std::atomic<std::uint64_t> wakes_ = 0;
 };
 

@@ -128,6 +128,7 @@ public:
             return std::make_error_code(std::errc::operation_not_permitted);
         }
         detail::uring::ring& ring = requests_.ring();
+        loans_.end_of_turn();
         prepare();
         unsigned wanted = 1;
         if (timeout == nanoseconds::zero() || ring.has_completions() || table_.has_listed()) {
@@ -148,6 +149,15 @@ public:
                 give_up();
                 return std::make_error_code(std::errc::operation_not_permitted);
             default: return system_error_code(error);
+        }
+    }
+
+    void submit() noexcept override {
+        if (requests_.is_reachable()) {
+            prepare();
+            if (requests_.ring().prepared() != 0) {
+                requests_.ring().enter(0);  // what fails waits for the next wait()
+            }
         }
     }
 
@@ -221,9 +231,8 @@ private:
 
     // Waits.
 
-    /// What a wait() begins with: buffers for the kernel, and the requests that are due.
+    /// What enters the kernel next: buffers for it, and the requests that are due.
     void prepare() noexcept {
-        loans_.end_of_turn();
         arrivals_.supply();
         if (!wakes_) {
             wakes_ = requests_.poll_waker(wake_.get());

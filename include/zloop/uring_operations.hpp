@@ -25,7 +25,11 @@ public:
         }
         channel& at = table_.at(operation.fd);
         assert(at.owned);
-        if (at.waiter(lane_of(operation.code)) != nullptr) {
+        if (io_op* const before = at.operation(lane_of(operation.code))) {
+            if (!operation.now_or_never && before->state == phase::stopping && heir_of(*before) == nullptr) {
+                loans_.keep(operation);
+                return park_behind(operation, *before, &operations::begin_in_turn);
+            }
             // The loop's own callers never overlap; a try beside one that waits just has to wait.
             operation.error = operation.now_or_never ? EAGAIN : EBUSY;
             return true;

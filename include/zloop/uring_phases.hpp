@@ -3,7 +3,9 @@
 //     parked     in its channel, until a completion or something that arrives queues it
 //     queued     in the loop's queue: in its turn it goes on, or ends
 //     submitted  the kernel has its frame, and will say when it is done with it
-//     stopping   submitted, and asked to end: it is resumed by the kernel's last word, never before
+//     stopping   submitted, and asked to end: it is resumed by the kernel's last word, never before; who
+//     comes
+//                meanwhile is parked behind it
 //     canceled   it was parked or queued, and is resumed in its turn: what it has waited for is kept
 //     done       its outcome is there, and it is queued to be told
 //
@@ -43,6 +45,16 @@ protected:
 
     bool park(io_op& operation, channel& at, op::function run) noexcept {
         at.waiter(lane_of(operation.code)) = &operation;
+        operation.run = run;
+        operation.state = phase::parked;
+        return false;
+    }
+
+    /// Who is parked behind an operation that is stopping. Such a one is in no queue, so its link is free.
+    static op*& heir_of(io_op& stopping) noexcept { return stopping.next; }
+
+    bool park_behind(io_op& operation, io_op& stopping, op::function run) noexcept {
+        heir_of(stopping) = &operation;
         operation.run = run;
         operation.state = phase::parked;
         return false;
@@ -105,7 +117,8 @@ protected:
     bool settle(io_op& operation, channel& at, const completion& seen) noexcept {
         const bool asked = operation.state == phase::stopping;
         settling_ -= asked;
-        at.waiter(lane_of(operation.code)) = nullptr;
+        auto* const heir = asked ? static_cast<io_op*>(heir_of(operation)) : nullptr;
+        at.waiter(lane_of(operation.code)) = heir;
         if (seen.result >= 0) {
             if (operation.code == opcode::recv) {
                 at.unread = (seen.flags & has_unread) != 0;
@@ -120,15 +133,23 @@ protected:
             fail(operation, canceled ? ECANCELED : -seen.result);
         }
         conclude(operation);
+        if (heir != nullptr) {
+            go_on(*heir);
+        }
         return true;
     }
 
     /// Ends what waits on a descriptor.
     void end_operations(channel& at) noexcept {
         for (op* each : at.waiting) {
-            if (each != nullptr) {
-                cancel(static_cast<io_op&>(*each), at);
+            auto* const operation = static_cast<io_op*>(each);
+            if (operation == nullptr) {
+                continue;
             }
+            if (operation->state == phase::stopping && heir_of(*operation) != nullptr) {
+                cancel(static_cast<io_op&>(*heir_of(*operation)), at);
+            }
+            cancel(*operation, at);
         }
     }
 
@@ -150,8 +171,12 @@ private:
         const lane way = lane_of(operation.code);
         switch (operation.state) {
             case phase::parked:
-                at.waiter(way) = nullptr;
-                stop(at, way);
+                if (io_op* const before = at.operation(way); before != &operation) {
+                    heir_of(*before) = nullptr;
+                } else {
+                    at.waiter(way) = nullptr;
+                    stop(at, way);
+                }
                 operation.state = phase::canceled;
                 ready_->push(operation);
                 break;
@@ -161,6 +186,7 @@ private:
                 break;
             case phase::submitted:
                 operation.state = phase::stopping;
+                heir_of(operation) = nullptr;
                 ++settling_;
                 stop(at, way);
                 if (!requests_.is_reachable()) {

@@ -13,10 +13,12 @@
 #include <new>
 #include <vector>
 
+#include <sys/epoll.h>
 #include <sys/stat.h>
 
 #include <zloop/descriptor_table.hpp>
 #include <zloop/error.hpp>
+#include <zloop/fd.hpp>
 
 namespace zloop::detail::uring {
 
@@ -53,7 +55,7 @@ public:
         if (!is_socket && ::fstat(fd, &status) != 0) {
             return system_error_code(errno);
         }
-        if (!is_socket && (S_ISREG(status.st_mode) || S_ISDIR(status.st_mode))) {
+        if (!is_socket && !can_wait(fd, status.st_mode)) {
             return std::make_error_code(std::errc::operation_not_permitted);  // as epoll says
         }
         channel* const made = make(fd, owned);
@@ -138,6 +140,20 @@ private:
         channel* here = nullptr;
         std::uint32_t life = 0;
     };
+
+    /// Whether a descriptor has a readiness that can be waited for. Of devices only epoll tells: io_uring
+    /// polls those that have none, such as /dev/null, as if they always were ready.
+    static bool can_wait(int fd, mode_t kind) noexcept {
+        if (S_ISREG(kind) || S_ISDIR(kind)) {
+            return false;
+        }
+        if (!S_ISCHR(kind) && !S_ISBLK(kind)) {
+            return true;
+        }
+        const zloop::fd asked(::epoll_create1(EPOLL_CLOEXEC));
+        epoll_event nothing{};
+        return !asked || ::epoll_ctl(asked.get(), EPOLL_CTL_ADD, fd, &nothing) == 0 || errno != EPERM;
+    }
 
     // Who watches a descriptor for one event after the other makes a channel each time.
     static constexpr std::size_t most_spares = 64;

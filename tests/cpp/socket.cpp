@@ -783,3 +783,50 @@ TEST_CASE("sends of what receive() lends keep it, however long they take", "[soc
         CHECK(each.find_first_not_of('f') >= each.size() - text.size());
     }
 }
+
+TEST_CASE("after a turn without a limit the backend's descriptor tells of all that is waited for",
+          "[socket]") {
+    loop on(each_backend());
+    connection with(on, kind::tcp);
+    job<std::string> reading(on, receive_text(with.socket));
+    REQUIRE(turn_until(on, [&] { return !is_readable(on.kernel().native_handle()); }));
+    connection late(on, kind::tcp);
+    job<std::string> reading_late(on, receive_text(late.socket));
+    on.run_once(0ns);  // starts it; from here on we sleep elsewhere
+    while (is_readable(on.kernel().native_handle())) {
+        on.run_once(0ns);  // epoll's first edges
+    }
+
+    late.sends("hello");
+
+    CHECK(is_readable(on.kernel().native_handle(), 1000));
+    CHECK(finish(on, reading_late) == "hello");
+    reading.cancel();
+    finish(on, reading);
+}
+
+TEST_CASE("who reads right after a read was cancelled waits for the bytes", "[socket]") {
+    loop on(each_backend());
+    connection with(on, GENERATE(kind::tcp, kind::unix_socket));
+    job<std::string> first(on, recv_text(with.socket, 100));
+    turn(on, 3);
+    first.cancel();
+    job<std::string> second(on, recv_text(with.socket, 100));
+    on.run_once(1ms);
+
+    SECTION("and gets them") {
+        with.sends("hello");
+        CHECK(finish(on, second) == "hello");
+    }
+    SECTION("and can be cancelled too") {
+        second.cancel();
+        CHECK(finish(on, second) == system_error_code(ECANCELED).message());
+        with.sends("hello");
+        CHECK(run(on, recv_text(with.socket, 100)) == "hello");
+    }
+    SECTION("until the socket is closed") {
+        with.socket.close();
+        CHECK(finish(on, second) == system_error_code(ECANCELED).message());
+    }
+    CHECK(finish(on, first) == system_error_code(ECANCELED).message());
+}
