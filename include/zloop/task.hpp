@@ -265,6 +265,7 @@ public:
         }
     }
 
+    /// Leaves the frame to the task.
     class settler : protected detail::await_link {
     public:
         explicit settler(handle frame, scope* within) noexcept
