@@ -10,17 +10,16 @@
 // A connection that fails is counted and replaced, up to a bound; the run always ends on time,
 // however the server behaves. Exit status: 0, or 1 if anything went wrong at any time, or nothing
 // came back, or 2 if there was nothing to measure.
-#include "client.h"
 #include "http.h"
+#include "measure.h"
 
-enum { events_per_turn = 512, scratch_bytes = 256 * 1024, failures_bound = 100 };
+enum { events_per_turn = 512, scratch_bytes = 256 * 1024 };
 
 static struct {
     uint16_t port;
     bool http, datagram, close;
     uint64_t connections;
     double seconds, warmup_seconds;
-    pid_t server;  // 0: unknown
 } options = {.connections = 1, .seconds = 1, .warmup_seconds = 0.25};
 
 struct connection {
@@ -36,100 +35,7 @@ static uint64_t opened;
 static char *message, *scratch;
 static size_t message_bytes = 64;
 
-// -- what was measured --------------------------------------------------------------------------
-
-// Latencies, 64 buckets for each power of two of nanoseconds: 1.6 % wide, and any value fits.
-enum { buckets_per_octave = 64, octave_shift = 6 };
-static uint64_t histogram[64 * buckets_per_octave];
-static uint64_t messages, errors;
-static bool warming = true;
-
-static size_t bucket_of(uint64_t ns) {
-    if (ns < buckets_per_octave)
-        return ns;
-    int octave = 63 - __builtin_clzll(ns) - octave_shift;
-    return (size_t)(octave + 1) * buckets_per_octave + (ns >> octave) - buckets_per_octave;
-}
-
-static double middle_of(size_t bucket) {
-    if (bucket < buckets_per_octave)
-        return (double)bucket;
-    size_t octave = bucket / buckets_per_octave - 1;
-    uint64_t low = (uint64_t)(buckets_per_octave + bucket % buckets_per_octave) << octave;
-    return (double)low + (double)(1ull << octave) / 2;
-}
-
-static double percentile_us(double fraction) {
-    uint64_t rank = (uint64_t)(fraction * (double)messages), seen = 0;
-    for (size_t i = 0; i < sizeof histogram / sizeof *histogram; i++)
-        if ((seen += histogram[i]) > rank)
-            return middle_of(i) / 1000;
-    return 0;
-}
-
-// The clocks that bound the measured window, all read at its two ends.
-struct instant {
-    int64_t wall_ns, client_ns, server_ns;  // CPU time, but the first
-    int64_t client_waited_ns, server_waited_ns;
-};
-
-// How long the main thread of `process` could have run, but had no core: the work of others.
-static int64_t waited_ns(pid_t process) {
-    char path[64];
-    long long ran = 0, waited = 0;
-    snprintf(path, sizeof path, "/proc/%d/schedstat", (int)process);
-    FILE* file = fopen(path, "r");
-    if (file == NULL)
-        return 0;  // a kernel without these statistics
-    if (fscanf(file, "%lld %lld", &ran, &waited) != 2)
-        waited = 0;
-    fclose(file);
-    return waited;
-}
-
-static struct instant read_clocks(void) {
-    struct instant at = {
-        .wall_ns = now_ns(),
-        .client_ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID),
-        .client_waited_ns = waited_ns(getpid()),
-    };
-    if (options.server == 0)
-        return at;
-    clockid_t clock;  // of all the threads of the server, those that have ended included
-    if (clock_getcpuclockid(options.server, &clock) != 0)
-        stop_with("the server is gone");
-    at.server_ns = clock_ns(clock);
-    at.server_waited_ns = waited_ns(options.server);
-    return at;
-}
-
-static void report(struct instant from, struct instant to) {
-    double elapsed_ns = (double)(to.wall_ns - from.wall_ns);
-    double server_ns = (double)(to.server_ns - from.server_ns);
-    printf("{\"messages\": %llu, \"seconds\": %.6f, \"messages_per_second\": %.1f",
-           (unsigned long long)messages, elapsed_ns / 1e9, (double)messages / elapsed_ns * 1e9);
-    printf(", \"p50_us\": %.2f, \"p99_us\": %.2f, \"errors\": %llu", percentile_us(0.50), percentile_us(0.99),
-           (unsigned long long)errors);
-    printf(", \"client_busy\": %.3f, \"client_waited\": %.3f",
-           (double)(to.client_ns - from.client_ns) / elapsed_ns,
-           (double)(to.client_waited_ns - from.client_waited_ns) / elapsed_ns);
-    if (options.server != 0 && messages > 0)
-        printf(", \"server_busy\": %.3f, \"server_waited\": %.3f, \"server_cpu_us\": %.4f",
-               server_ns / elapsed_ns, (double)(to.server_waited_ns - from.server_waited_ns) / elapsed_ns,
-               server_ns / (double)messages / 1000);
-    printf("}\n");
-}
-
 // -- one connection -----------------------------------------------------------------------------
-
-static void failed(const char* why) {
-    if (++errors <= 3)
-        fprintf(stderr, "load: %s\n", why);
-    if (errors < failures_bound)
-        return;
-    fprintf(stderr, "load: too many errors, the last: %s\n", why);
-    exit(2);
-}
 
 static void begin(struct connection* c, int64_t now) {
     c->began_ns = now;
@@ -276,14 +182,6 @@ static void run(struct connection* all) {
     report(from, to);
 }
 
-static double seconds_of(const char* text) {
-    char* end;
-    double value = strtod(text, &end);
-    if (end == text || *end != '\0' || !(value >= 0 && value <= 3600))
-        stop_with("seconds are between 0 and 3600");
-    return value;
-}
-
 static void parse(int argc, char** argv) {
     static const struct option table[] = {
         {"connections", required_argument, NULL, 'c'},
@@ -303,7 +201,7 @@ static void parse(int argc, char** argv) {
             case 'n': message_bytes = count_of(optarg); break;
             case 's': options.seconds = seconds_of(optarg); break;
             case 'w': options.warmup_seconds = seconds_of(optarg); break;
-            case 'p': options.server = (pid_t)count_of(optarg); break;
+            case 'p': measured_server = (pid_t)count_of(optarg); break;
             case 'x': options.close = true; break;
             default: stop_with(usage);
         }

@@ -22,9 +22,16 @@ class Mode:
     name: str
     server: str = ""  # what servers.py should serve; none for a micro mode
     load: list[str] = field(default_factory=list)  # arguments of the load client
+    client: str = "load"
 
     def has(self, contender: str) -> bool:
-        return contender != loops.FLOOR or self.server in ("echo", "datagram", "sock")
+        return contender != loops.FLOOR or self.server in (
+            "echo",
+            "datagram",
+            "sock",
+            "tls_echo",
+            "tls_bulk",
+        )
 
 
 @dataclass(frozen=True)
@@ -67,12 +74,30 @@ def _datagram_modes() -> list[Mode]:
     ]
 
 
+def _tls_modes() -> list[Mode]:
+    echoes = [
+        Mode(
+            f"tls-echo-{label}-64",
+            "tls_echo",
+            ["echo", f"--size={size}", "--connections=64"],
+            "tls_load",
+        )
+        for label, size in {"1KiB": 1024, "16KiB": 16 * 1024}.items()
+    ]
+    return [
+        *echoes,
+        Mode("tls-bulk-1", "tls_bulk", ["bulk"], "tls_load"),
+        Mode("tls-handshake-16", "tls_echo", ["handshake", "--connections=16"], "tls_load"),
+    ]
+
+
 MODES = [
     *_echo_modes(),
     *_datagram_modes(),
     Mode("streams-1KiB-64", "streams", ["echo", "--size=1024", "--connections=64"]),
     Mode("sock-1KiB-1", "sock", ["echo", "--size=1024", "--connections=1"]),
     Mode("sock-1KiB-64", "sock", ["echo", "--size=1024", "--connections=64"]),
+    *_tls_modes(),
     Mode("uvicorn-64", "uvicorn", ["http", "--connections=64"]),
     *(Mode(name) for name in micro.MODES),
 ]
@@ -89,7 +114,7 @@ def _served(
 ) -> dict[str, float | None]:
     server_core, client_core = cores
     with Server(contender, mode.server, server_core) as server:
-        command = [native.program("load"), *mode.load, str(server.port)]
+        command = [native.program(mode.client), *mode.load, str(server.port)]
         command += [f"--seconds={seconds}", f"--warmup={WARMUP_SECONDS}"]
         command += [f"--server-pid={server.pid}"]
         shown = json.loads(output_of(command, client_core, seconds + PATIENCE_SECONDS))

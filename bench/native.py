@@ -12,6 +12,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parent / "build" / "bench"
 FLAGS = ["-std=c17", "-O2", "-Wall", "-Wextra", "-D_GNU_SOURCE"]
+LIBRARIES = {"tls_floor": ["-lssl", "-lcrypto"], "tls_load": ["-lssl", "-lcrypto"]}
 
 
 def program(name: str) -> str:
@@ -23,8 +24,32 @@ def program(name: str) -> str:
     BUILD.mkdir(parents=True, exist_ok=True)
     fresh = BUILD / f"{name}.{os.getpid()}"  # another run may be executing the old one
     compiler = shlex.split(os.environ.get("CC", "cc"))
-    subprocess.run([*compiler, *FLAGS, str(sources[0]), "-o", str(fresh)], check=True)
+    libraries = LIBRARIES.get(name, [])
+    subprocess.run([*compiler, *FLAGS, str(sources[0]), *libraries, "-o", str(fresh)], check=True)
     fresh.replace(target)
+    return str(target)
+
+
+def certificate() -> str:
+    """Return the path of a PEM file with a key and a certificate for localhost that nobody signed."""
+    target = BUILD / "localhost.pem"
+    if not target.exists():
+        BUILD.mkdir(parents=True, exist_ok=True)
+        command = [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+        ]
+        command += ["-days", "3650", "-subj", "/CN=localhost", "-keyout", "-", "-out", "-"]
+        made = subprocess.run(command, check=True, capture_output=True)
+        fresh = BUILD / f"localhost.pem.{os.getpid()}"
+        fresh.write_bytes(made.stdout)
+        fresh.replace(target)
     return str(target)
 
 

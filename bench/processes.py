@@ -72,7 +72,9 @@ class Server:
     """A server process; `with` starts and ends it."""
 
     def __init__(self, loop: str, mode: str, core: int | None = None) -> None:
-        if loop == loops.FLOOR:
+        if loop == loops.FLOOR and mode.startswith("tls_"):
+            self._command = [native.program("tls_floor"), mode, native.certificate()]
+        elif loop == loops.FLOOR:
             self._command = [native.program("floor"), mode]
         else:
             self._command = [sys.executable, str(HERE / "servers.py"), loop, mode]

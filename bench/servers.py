@@ -4,6 +4,8 @@
     datagram  the same as asyncio.DatagramProtocol, over UDP
     streams   StreamReader and StreamWriter
     sock      loop.sock_recv() and loop.sock_sendall(), a task a connection
+    tls_echo  echo, over TLS
+    tls_bulk  writes of 1 MiB over TLS, for as long as the client takes them
     uvicorn   uvicorn with httptools and a bare ASGI application
 
 It prints `port N` once it listens on 127.0.0.1, and runs until it is terminated.
@@ -13,8 +15,10 @@ import argparse
 import asyncio
 import resource
 import socket
+import ssl
 
 import loops
+import native
 
 HOST = "127.0.0.1"  # bound by the loop: of a ready-made socket asyncio may leave Nagle's delay on
 BACKLOG = 4096  # the same as the floor's: a burst of connections must not wait for a resent SYN
@@ -28,6 +32,30 @@ class Echo(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.transport.write(data)
+
+
+class Bulk(asyncio.Protocol):
+    """Writes whenever it may; the loop has its turn after each."""
+
+    piece = bytes(1024 * 1024)
+    paused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport: asyncio.Transport = transport  # type: ignore[assignment]
+        self.loop = asyncio.get_running_loop()
+        self.write()
+
+    def write(self) -> None:
+        if not self.paused and not self.transport.is_closing():
+            self.transport.write(self.piece)
+            self.loop.call_soon(self.write)
+
+    def pause_writing(self) -> None:
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        self.loop.call_soon(self.write)
 
 
 class EchoDatagrams(asyncio.DatagramProtocol):
@@ -49,6 +77,23 @@ async def echo() -> None:
     async with await loop.create_server(Echo, HOST, 0, backlog=BACKLOG) as server:
         announce(server)
         await loop.create_future()  # for ever: rloop's serve_forever() stops listening
+
+
+async def serve_tls(protocol: type[asyncio.Protocol]) -> None:
+    loop = asyncio.get_running_loop()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(native.certificate())
+    async with await loop.create_server(protocol, HOST, 0, backlog=BACKLOG, ssl=context) as server:
+        announce(server)
+        await loop.create_future()
+
+
+async def tls_echo() -> None:
+    await serve_tls(Echo)
+
+
+async def tls_bulk() -> None:
+    await serve_tls(Bulk)
 
 
 async def datagram() -> None:
@@ -132,6 +177,8 @@ MODES = {
     "streams": streams,
     "sock": sock,
     "uvicorn": uvicorn,
+    "tls_echo": tls_echo,
+    "tls_bulk": tls_bulk,
 }
 
 

@@ -1,0 +1,205 @@
+// tls_load.c: the load client for servers with TLS, by OpenSSL; it does not look at their certificate.
+//
+//     tls_load echo PORT [options]       sends --size bytes, waits until as many came back
+//     tls_load bulk PORT [options]       takes what the server sends; a message is 1 MiB
+//     tls_load handshake PORT [options]  connects, shakes hands, sends a byte, has it back, and connects anew
+//
+// Options, warmup and what is printed are those of load.c; a handshake is never resumed.
+#include "measure.h"
+#include "tls.h"
+
+enum { events_per_turn = 512, scratch_bytes = 256 * 1024, bulk_bytes = 1024 * 1024 };
+
+static struct {
+    uint16_t port;
+    bool bulk, handshake;
+    uint64_t connections;
+    double seconds, warmup_seconds;
+} options = {.connections = 1, .seconds = 1, .warmup_seconds = 0.25};
+
+struct connection {
+    struct tls tls;
+    bool asked;
+    size_t received;
+    int64_t began_ns;
+};
+
+static int epoll;
+static uint64_t opened;
+static SSL_CTX* context;
+static char *message, *scratch, *plain;
+static size_t message_bytes = 64;
+
+static void begin(struct connection* c, int64_t now) {
+    c->began_ns = now;
+    c->received = 0;
+    c->asked = false;
+}
+
+static void reopen(struct connection* c) {
+    if (c->tls.ssl != NULL) {
+        close(c->tls.fd);
+        tls_free(&c->tls);
+    }
+    begin(c, now_ns());
+    int fd = open_connection(options.port, opened++, SOCK_STREAM | SOCK_NONBLOCK);
+    if (fd < 0 || !tls_begin(&c->tls, context, fd, false))
+        die("tls_load: connect");
+    c->tls.writable = false;  // until it is connected
+    watch(epoll, fd, c);
+}
+
+static bool ask(struct connection* c) {
+    if (!c->tls.established || c->asked || options.bulk)
+        return true;
+    c->asked = true;
+    return SSL_write(c->tls.ssl, message, (int)message_bytes) == (int)message_bytes;
+}
+
+static void finish(struct connection* c) {
+    int64_t now = now_ns();
+    messages++;
+    histogram[bucket_of((uint64_t)(now - c->began_ns))]++;
+    begin(c, now);
+}
+
+// Judges what came. NULL, or what is wrong with it.
+static const char* take(struct connection* c, size_t size) {
+    if (options.bulk) {
+        for (c->received += size; c->received >= bulk_bytes;) {
+            size_t rest = c->received - bulk_bytes;
+            finish(c);
+            c->received = rest;
+        }
+        return NULL;
+    }
+    if (size > message_bytes - c->received)
+        return "more bytes than were sent";
+    if (warming && memcmp(plain, message + c->received, size) != 0)
+        return "bytes that differ";
+    c->received += size;
+    return NULL;
+}
+
+// Moves bytes until the kernel has none for us. False: the connection has failed, or it is over.
+static bool drive(struct connection* c, uint32_t events) {
+    struct tls* t = &c->tls;
+    const bool ending = events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR);
+    if (events & EPOLLOUT)
+        t->writable = true;
+    for (;;) {
+        if (!tls_handshake(t))
+            return failed("the handshake has failed"), false;
+        if (!ask(c) || !tls_flush(t))
+            return failed("the server is gone"), false;
+        ssize_t n = recv(t->fd, scratch, scratch_bytes, 0);
+        if (n < 0 && errno == EAGAIN)
+            return true;
+        if (n <= 0)
+            return failed(n < 0 ? strerror(errno) : "the server closed the connection"), false;
+        BIO_write(t->in, scratch, (int)n);
+        if (!tls_handshake(t))
+            return failed("the handshake has failed"), false;
+        for (int read; t->established; ) {
+            read = SSL_read(t->ssl, plain, scratch_bytes);
+            if (read <= 0) {
+                if (!tls_waits(t, read))
+                    return failed("not a record of TLS"), false;
+                break;
+            }
+            const char* wrong = take(c, (size_t)read);
+            if (wrong)
+                return failed(wrong), false;
+        }
+        if (!options.bulk && c->received == message_bytes) {
+            finish(c);
+            if (options.handshake)
+                return false;
+        }
+        if (!ask(c) || !tls_flush(t))
+            return failed("the server is gone"), false;
+        if (n < scratch_bytes && !ending)
+            return true;
+    }
+}
+
+static void run(struct connection* all) {
+    int64_t start = now_ns();
+    int64_t warm = start + (int64_t)(options.warmup_seconds * 1e9);
+    int64_t deadline = warm + (int64_t)(options.seconds * 1e9);
+    struct instant from = {0};
+    for (uint64_t i = 0; i < options.connections; i++)
+        reopen(&all[i]);
+    for (int64_t now = start; now < deadline; now = now_ns()) {
+        if (warming && now >= warm) {
+            warming = false;
+            messages = 0;
+            memset(histogram, 0, sizeof histogram);
+            from = read_clocks();
+        }
+        struct epoll_event events[events_per_turn];
+        int ready = epoll_wait(epoll, events, events_per_turn, 10);
+        if (ready < 0 && errno != EINTR)
+            die("epoll_wait");
+        for (int i = 0; i < ready; i++) {
+            struct connection* c = events[i].data.ptr;
+            if (!drive(c, events[i].events))
+                reopen(c);
+        }
+    }
+    if (warming)
+        stop_with("tls_load: no time was left to measure");
+    report(from, read_clocks());
+}
+
+static void parse(int argc, char** argv) {
+    static const struct option table[] = {
+        {"connections", required_argument, NULL, 'c'},
+        {"size", required_argument, NULL, 'n'},
+        {"seconds", required_argument, NULL, 's'},
+        {"warmup", required_argument, NULL, 'w'},
+        {"server-pid", required_argument, NULL, 'p'},
+        {0},
+    };
+    static const char usage[] =
+        "usage: tls_load echo|bulk|handshake PORT [--connections N] [--size BYTES] [--seconds S] [--warmup S]\n"
+        "                                         [--server-pid PID]";
+    for (int option; (option = getopt_long(argc, argv, "", table, NULL)) != -1;) {
+        switch (option) {
+            case 'c': options.connections = count_of(optarg); break;
+            case 'n': message_bytes = count_of(optarg); break;
+            case 's': options.seconds = seconds_of(optarg); break;
+            case 'w': options.warmup_seconds = seconds_of(optarg); break;
+            case 'p': measured_server = (pid_t)count_of(optarg); break;
+            default: stop_with(usage);
+        }
+    }
+    if (argc - optind != 2)
+        stop_with(usage);
+    options.bulk = strcmp(argv[optind], "bulk") == 0;
+    options.handshake = strcmp(argv[optind], "handshake") == 0;
+    if (!options.bulk && !options.handshake && strcmp(argv[optind], "echo") != 0)
+        stop_with(usage);
+    if (options.handshake)
+        message_bytes = 1;
+    options.port = port_of(argv[optind + 1]);
+    if (options.connections == 0 || message_bytes == 0 || message_bytes > scratch_bytes)
+        stop_with(usage);
+}
+
+int main(int argc, char** argv) {
+    parse(argc, argv);
+    allow_descriptors(options.connections);
+    message = malloc(message_bytes);
+    for (size_t i = 0; message != NULL && i < message_bytes; i++)
+        message[i] = (char)(i * 31 + (i >> 8));
+    scratch = malloc(scratch_bytes);
+    plain = malloc(scratch_bytes);
+    struct connection* all = calloc(options.connections, sizeof *all);
+    epoll = epoll_create1(EPOLL_CLOEXEC);
+    context = SSL_CTX_new(TLS_client_method());
+    if (message == NULL || scratch == NULL || plain == NULL || all == NULL || epoll < 0 || context == NULL)
+        die("tls_load");
+    run(all);
+    return errors > 0 || messages == 0;
+}
