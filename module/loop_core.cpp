@@ -9,6 +9,7 @@
 #include "pipe_transport.hpp"
 #include "sock_operation.hpp"
 #include "socket_transport.hpp"
+#include "tls_transport.hpp"
 
 namespace zl {
 
@@ -608,6 +609,11 @@ py::ref LoopCore::make_write_pipe_transport(const py::arguments& args) {
     return WritePipeTransport::make(*this, args.values[0], args.values[1], args.values[2], args.values[3]);
 }
 
+py::ref LoopCore::make_tls_transport(const py::arguments& args) {
+    check_closed();
+    return TLSTransport::make(*this, args);
+}
+
 py::ref LoopCore::start_accepting(const py::arguments& args) {
     check_closed();
     if (args.count != 5) {
@@ -682,6 +688,9 @@ void add_loop_core_type(PyObject* module, module_state& state) {
             "_new_read_pipe_transport", "A transport on a pipe's reading end: (pipe, protocol, waiter, extra)."),
         py::method<&LoopCore::make_write_pipe_transport>(
             "_new_write_pipe_transport", "A transport on a pipe's writing end: (pipe, protocol, waiter, extra)."),
+        py::method<&LoopCore::make_tls_transport>(
+            "_new_tls_transport", "TLS, to be the protocol of a transport: (protocol, sslcontext, waiter, server_side, "
+            "server_hostname, handshake_timeout, shutdown_timeout, call_connection_made)."),
         py::method<&LoopCore::start_accepting>(
             "_start_accepting",
             "Accept connections: (sock, protocol_factory, server, hand_over, context). With hand_over, a callable that "

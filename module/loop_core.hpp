@@ -94,6 +94,7 @@ struct LoopCore : loop_state, loop_core_fields {
     py::ref make_datagram_transport(const py::arguments& args);
     py::ref make_read_pipe_transport(const py::arguments& args);
     py::ref make_write_pipe_transport(const py::arguments& args);
+    py::ref make_tls_transport(const py::arguments& args);
     py::ref start_accepting(const py::arguments& args);
     py::ref stop_accepting(PyObject* sock);
 

@@ -10,6 +10,7 @@
 #include "pipe_transport.hpp"
 #include "sock_operation.hpp"
 #include "socket_transport.hpp"
+#include "tls_transport.hpp"
 
 namespace zl {
 
@@ -32,7 +33,10 @@ void look_up_names(module_state& state) {
     intern(state.str_attach, "_attach");
     intern(state.str_buffer_updated, "buffer_updated");
     intern(state.str_call_connection_lost, "_call_connection_lost");
+    intern(state.str_call_later, "call_later");
     intern(state.str_callback_failed, "_callback_failed");
+    intern(state.str_cancel, "cancel");
+    intern(state.str_cancelled, "cancelled");
     intern(state.str_check_callback, "_check_callback");
     intern(state.str_check_thread, "_check_thread");
     intern(state.str_close, "close");
@@ -43,18 +47,26 @@ void look_up_names(module_state& state) {
     intern(state.str_data_received, "data_received");
     intern(state.str_datagram_received, "datagram_received");
     intern(state.str_detach, "_detach");
+    intern(state.str_do_handshake, "do_handshake");
     intern(state.str_ensure_fd_no_transport, "_ensure_fd_no_transport");
     intern(state.str_eof_received, "eof_received");
     intern(state.str_error_received, "error_received");
     intern(state.str_factory_failed, "_factory_failed");
     intern(state.str_fileno, "fileno");
+    intern(state.str_force_close, "_force_close");
     intern(state.str_future_blocking, "_asyncio_future_blocking");
     intern(state.str_get_buffer, "get_buffer");
+    intern(state.str_get_extra_info, "get_extra_info");
+    intern(state.str_getpeercert, "getpeercert");
     intern(state.str_gettimeout, "gettimeout");
+    intern(state.str_is_closing, "is_closing");
     intern(state.str_log_debug, "_log_debug");
     intern(state.str_log_failure, "_log_failure");
+    intern(state.str_log_handshake, "_log_handshake");
     intern(state.str_log_info, "_log_info");
+    intern(state.str_pause_reading, "pause_reading");
     intern(state.str_pause_writing, "pause_writing");
+    intern(state.str_pending, "pending");
     intern(state.str_protocol_raised, "_protocol_raised");
     intern(state.str_read_ready, "_read_ready");
     intern(state.str_recv_into, "recv_into");
@@ -62,16 +74,21 @@ void look_up_names(module_state& state) {
     intern(state.str_recvfrom_into, "recvfrom_into");
     intern(state.str_remove_reader, "_remove_reader");
     intern(state.str_remove_writer, "_remove_writer");
+    intern(state.str_resume_reading, "resume_reading");
     intern(state.str_resume_writing, "resume_writing");
     intern(state.str_run_in_debug, "_run_in_debug");
     intern(state.str_send, "send");
     intern(state.str_sendto, "sendto");
     intern(state.str_sendto_ready, "_sendto_ready");
+    intern(state.str_set_exception, "set_exception");
     intern(state.str_set_result, "set_result");
     intern(state.str_setblocking, "setblocking");
     intern(state.str_time, "time");
+    intern(state.str_tls_failed, "_tls_failed");
     intern(state.str_transport_failed, "_transport_failed");
+    intern(state.str_unwrap, "unwrap");
     intern(state.str_warn_lost_writes, "_warn_lost_writes");
+    intern(state.str_write, "write");
 }
 
 void look_up_asyncio(module_state& state) {
@@ -86,6 +103,7 @@ void look_up_asyncio(module_state& state) {
     state.set_result_unless_cancelled = get("asyncio.futures", "_set_result_unless_cancelled");
     state.transport_socket = get("asyncio.trsock", "TransportSocket");
     state.invalid_state_error = get("asyncio.exceptions", "InvalidStateError");
+    state.cancelled_error = get("asyncio.exceptions", "CancelledError");
     state.socket_type = get("socket", "socket");
     const py::ref socket_base = get("_socket", "socket");
     state.socket_family = py::attribute(socket_base.get(), "family");
@@ -109,10 +127,12 @@ int execute(PyObject* module) noexcept {
         add_datagram_transport_type(module, state);
         add_pipe_transport_types(module, state);
         add_sock_operation_type(module, state);
+        add_tls_transport_type(module, state);
         for (const py::ref* type :
              {&state.loop_core_type, &state.handle_type, &state.timer_handle_type, &state.threadsafe_handle_type,
               &state.socket_transport_type, &state.datagram_transport_type, &state.read_pipe_transport_type,
-              &state.write_pipe_transport_type, &state.sock_operation_type}) {
+              &state.write_pipe_transport_type, &state.sock_operation_type,
+              &state.tls_transport_type}) {
             if (*type && PyModule_AddType(module, reinterpret_cast<PyTypeObject*>(type->get())) != 0) {
                 throw py::error_set{};
             }

@@ -64,6 +64,7 @@ void SocketTransport::set_protocol_of(PyObject* given) {
         throw py::error_set{};
     }
     protocol = py::ref::borrow(given);
+    under_tls = Py_TYPE(given) == reinterpret_cast<PyTypeObject*>(core->state->tls_transport_type.get());
     if (buffered != (is_buffered != 0)) {
         buffered = is_buffered != 0;
         stop_reading();  // the reader waits in the old protocol's way; it starts again in the new one's
@@ -124,6 +125,10 @@ void SocketTransport::reader_ended(fiber::place& kept) noexcept {
 
 void SocketTransport::deliver(std::span<const std::byte> data) noexcept {
     const connection_scope running(*this);
+    if (under_tls) {
+        deliver_to_tls(data);
+        return;
+    }
     const py::ref bytes = py::ref::adopt(PyBytes_FromStringAndSize(reinterpret_cast<const char*>(data.data()),
                                                                    static_cast<Py_ssize_t>(data.size())));
     delivering = true;
@@ -131,6 +136,20 @@ void SocketTransport::deliver(std::span<const std::byte> data) noexcept {
     delivering = false;
     if (!done) {
         fatal_error_from_indicator("Fatal error: protocol.data_received() call failed.");
+    }
+}
+
+/// It takes them where they lie, and copies. For the words, asyncio's reads into a buffer of its own.
+void SocketTransport::deliver_to_tls(std::span<const std::byte> data) noexcept {
+    const py::ref called = protocol;
+    delivering = true;
+    const py::ref done = py::ref::adopt(py::detail::guarded([&] {
+        core->state->tls_received(called.get(), data);
+        return py::none();
+    }));
+    delivering = false;
+    if (!done) {
+        fatal_error_from_indicator("Fatal error: protocol.buffer_updated() call failed.");
     }
 }
 

@@ -33,6 +33,7 @@ struct socket_transport_fields {
     bool at_eof : 1 = false;       // the peer has ended, the protocol keeps us open
     bool eof_written : 1 = false;  // by write_eof()
     bool buffered : 1 = false;     // the protocol is a BufferedProtocol
+    bool under_tls : 1 = false;    // the protocol is a TLSTransport
 
     /// From _begin_sendfile() to _end_sendfile(); nothing can be written meanwhile.
     bool sends_file() const noexcept { return backlog != nullptr && backlog->file != nullptr; }
@@ -88,6 +89,9 @@ struct SocketTransport : transport, socket_transport_fields {
     py::ref force_close_with(PyObject* error);
     py::ref repr();
 
+    /// write(), from who owns the bytes. Throws.
+    void write_owned(py::ref bytes);
+
 private:
     void own(zloop::stream connected) noexcept;
     void connected(PyObject* protocol, PyObject* server, PyObject* waiter);
@@ -104,10 +108,12 @@ private:
     fiber read_buffered_loop(zloop::loop& on, fiber::place& kept);
     void reader_ended(fiber::place& kept) noexcept;
     void deliver(std::span<const std::byte> data) noexcept;
+    void deliver_to_tls(std::span<const std::byte> data) noexcept;
     void deliver_eof() noexcept;
     void deliver_buffered(std::size_t count) noexcept;
     void read_failed(std::error_code error) noexcept;
 
+    void check_writable() const;
     bool write_bytes(py::ref bytes);
     static void send_corked(cork& taken) noexcept;
     void flush_own_cork() noexcept;

@@ -31,18 +31,28 @@ py::ref SocketTransport::write(const py::arguments& args) {
 #endif
         py::raise_format(PyExc_TypeError, words, name.get());
     }
-    if (eof_written) {
-        py::raise(PyExc_RuntimeError, "Cannot call write() after write_eof()");
-    }
-    if (sends_file()) {
-        py::raise(PyExc_RuntimeError, "unable to write; sendfile is in progress");
-    }
+    check_writable();
     if (!bytes) {  // what is changed after write() does not change what is sent
         bytes = py::ref::steal(PyBytes_FromObject(data));
     }
     write_bytes(std::move(bytes));
     core->raise_failure();  // pause_writing() may have been left by KeyboardInterrupt
     return py::none();
+}
+
+void SocketTransport::write_owned(py::ref bytes) {
+    check_writable();
+    write_bytes(std::move(bytes));
+    core->raise_failure();
+}
+
+void SocketTransport::check_writable() const {
+    if (eof_written) {
+        py::raise(PyExc_RuntimeError, "Cannot call write() after write_eof()");
+    }
+    if (sends_file()) {
+        py::raise(PyExc_RuntimeError, "unable to write; sendfile is in progress");
+    }
 }
 
 /// Corks, sends or appends. False: the connection is over, the bytes go nowhere.

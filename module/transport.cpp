@@ -6,10 +6,7 @@
 
 namespace zl {
 
-namespace {
-
-/// A limit in bytes that asyncio has checked: a number that is not negative.
-std::size_t size_of(PyObject* value) {
+std::size_t limit_from(PyObject* value) {
     const double size = PyFloat_AsDouble(value);
     if (size == -1.0 && PyErr_Occurred()) {
         throw py::error_set{};
@@ -18,10 +15,8 @@ std::size_t size_of(PyObject* value) {
     return size < static_cast<double>(most) ? static_cast<std::size_t>(size) : static_cast<std::size_t>(most);
 }
 
-}  // namespace
-
-void transport::set_high_water(PyObject* value) { high_water = size_of(value); }
-void transport::set_low_water(PyObject* value) { low_water = size_of(value); }
+void transport::set_high_water(PyObject* value) { high_water = limit_from(value); }
+void transport::set_low_water(PyObject* value) { low_water = limit_from(value); }
 
 // Birth.
 

@@ -39,6 +39,9 @@ struct transport_slots : py::object {
     PyObject* weak_references;
 };
 
+/// A limit in bytes that asyncio has checked: a number that is not negative. Throws.
+std::size_t limit_from(PyObject* value);
+
 struct transport_fields {
     transport_fields(loop_state& owner, const transport_kind& own_kind, py::ref own_context) noexcept
         : core(&owner), kind(&own_kind), context(std::move(own_context)) {}

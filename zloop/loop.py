@@ -2,7 +2,7 @@
 
 What runs once per callback or per message is in LoopCore, compiled. What runs once per loop or per
 connection is here, or better still asyncio's own, of the running Python version: argument checks,
-address order, happy eyeballs, TLS, signals, pipes and child processes are inherited.
+address order, happy eyeballs, signals and child processes are inherited.
 
 The base is asyncio.SelectorEventLoop, without a selector: all of its Python code stands on
 _add_reader, _remove_reader and their sisters, which LoopCore has.
@@ -76,6 +76,56 @@ def _file_was_sent(descriptor: int, offset: int, count: int) -> None:
 _DEBUG_SHOWS_ARGUMENTS = (
     "debug" in inspect.signature(format_helpers._format_callback_source).parameters
 )
+
+ssl = sslproto.ssl  # None where Python was built without
+
+# What the native TLS reaches around: where any of it was replaced or derived, asyncio's own serves.
+_STOCK_TLS = [
+    (owner, name, getattr(owner, name))
+    for owner, names in (
+        [
+            (sslproto, ("ssl", "SSLProtocol")),
+            (ssl, ("MemoryBIO", "SSLObject")),
+            (ssl.SSLObject, ("read", "write", "pending", "do_handshake", "unwrap", "getpeercert")),
+            (
+                sslproto.SSLProtocol,
+                (
+                    "__init__",
+                    "connection_made",
+                    "connection_lost",
+                    "buffer_updated",
+                    "eof_received",
+                ),
+            ),
+        ]
+        if ssl is not None
+        else ()
+    )
+    for name in names
+]
+_STOCK_WRAP_BIO = ssl and ssl.SSLContext.wrap_bio
+
+# Newer versions of asyncio hand over what a StreamReader holds already.
+_HANDS_OVER = "_stream_reader" in asyncio.SelectorEventLoop.start_tls.__code__.co_consts
+
+
+def _is_plain_tls(context: Any) -> bool:
+    """Whether connections of this ssl.SSLContext are what ssl itself makes of them, and no more."""
+    return (
+        ssl is not None
+        and all(getattr(owner, name) is known for owner, name, known in _STOCK_TLS)
+        and isinstance(context, ssl.SSLContext)
+        and type(context).wrap_bio is _STOCK_WRAP_BIO
+        and context.sslobject_class is ssl.SSLObject
+    )
+
+
+def _timeout(name: str, seconds: float | None, default: float) -> float:
+    if seconds is None:
+        return default
+    if seconds <= 0:
+        raise ValueError(f"{name} should be a positive number, got {seconds}")
+    return seconds
 
 
 class Loop(LoopCore, asyncio.SelectorEventLoop):
@@ -171,18 +221,92 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
         context=None,
     ):
         self._ensure_fd_no_transport(rawsock)
-        tls = sslproto.SSLProtocol(
+        if sslproto.ssl and not sslcontext:
+            sslcontext = sslproto._create_transport_context(server_side, server_hostname)
+        arguments = (protocol, sslcontext, waiter, server_side, server_hostname)
+        timeouts = (ssl_handshake_timeout, ssl_shutdown_timeout)
+        if type(rawsock) is socket.socket and _is_plain_tls(sslcontext):
+            tls = self._make_tls(*arguments, *timeouts, True)
+            self._make_socket_transport(rawsock, tls, extra=extra, server=server, context=context)
+            return tls
+        stock = sslproto.SSLProtocol(
             self,
+            *arguments,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+        self._make_socket_transport(rawsock, stock, extra=extra, server=server, context=context)
+        return stock._app_transport
+
+    def _make_tls(
+        self, protocol, context, waiter, server_side, hostname, handshake, shutdown, introduces
+    ):
+        """Make what is asyncio's SSLProtocol and its transport in one; checks as that does."""
+        return self._new_tls_transport(
+            protocol,
+            context,
+            waiter,
+            bool(server_side),
+            hostname if hostname and not server_side else None,
+            _timeout("ssl_handshake_timeout", handshake, constants.SSL_HANDSHAKE_TIMEOUT),
+            _timeout("ssl_shutdown_timeout", shutdown, constants.SSL_SHUTDOWN_TIMEOUT),
+            introduces,
+        )
+
+    async def start_tls(
+        self,
+        transport,
+        protocol,
+        sslcontext,
+        *,
+        server_side=False,
+        server_hostname=None,
+        ssl_handshake_timeout=None,
+        ssl_shutdown_timeout=None,
+    ):
+        """asyncio.loop.start_tls, with our own TLS over transports of our own."""
+        ours = (_zloop.SocketTransport, getattr(_zloop, "TLSTransport", _zloop.SocketTransport))
+        if not (isinstance(transport, ours) and _is_plain_tls(sslcontext)):
+            return await super().start_tls(
+                transport,
+                protocol,
+                sslcontext,
+                server_side=server_side,
+                server_hostname=server_hostname,
+                ssl_handshake_timeout=ssl_handshake_timeout,
+                ssl_shutdown_timeout=ssl_shutdown_timeout,
+            )
+        waiter = self.create_future()
+        tls = self._make_tls(
             protocol,
             sslcontext,
             waiter,
             server_side,
             server_hostname,
-            ssl_handshake_timeout=ssl_handshake_timeout,
-            ssl_shutdown_timeout=ssl_shutdown_timeout,
+            ssl_handshake_timeout,
+            ssl_shutdown_timeout,
+            False,
         )
-        self._make_socket_transport(rawsock, tls, extra=extra, server=server, context=context)
-        return tls._app_transport
+        transport.pause_reading()  # nothing may come before connection_made()
+        if _HANDS_OVER and server_side and isinstance(protocol, asyncio.StreamReaderProtocol):
+            reader = getattr(protocol, "_stream_reader", None)
+            if reader is not None and reader._buffer:
+                tls._begin_with(reader._buffer)
+                reader._buffer.clear()
+        transport.set_protocol(tls)
+        if transport._protocol_paused:
+            tls._begin_paused()
+        connected = self.call_soon(tls.connection_made, transport)
+        resumed = self.call_soon(transport.resume_reading)
+        try:
+            await waiter
+        except BaseException:
+            transport.close()
+            connected.cancel()
+            resumed.cancel()
+            waiter = None  # no cycle through its exception
+            raise
+        return tls
 
     def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):
         self._ensure_fd_no_transport(sock)
@@ -252,6 +376,15 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
                 "protocol": transport.get_protocol(),
             }
         )
+
+    def _tls_failed(self, tls, transport, exc: BaseException, message: str) -> None:
+        """As asyncio's SSLProtocol, which calls itself the protocol."""
+        self.call_exception_handler(
+            {"message": message, "exception": exc, "transport": transport, "protocol": tls}
+        )
+
+    def _log_handshake(self, tls, milliseconds: float) -> None:
+        logger.debug("%r: SSL handshake took %.1f ms", tls, milliseconds)
 
     def _log_failure(self, transport, exc: BaseException, message: str) -> None:
         logger.debug("%r: %s", transport, message, exc_info=exc)

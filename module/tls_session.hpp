@@ -1,0 +1,83 @@
+// module/tls_session.hpp: an ssl.SSLObject between two ssl.MemoryBIOs, driven by cached calls.
+//
+// The methods of ssl.SSLObject are Python, and only hand over to the C object inside: read and write call
+// that one, by method descriptors that the module looked up once. loop.py sees to it that nobody has
+// replaced or derived anything here. The C objects copy; the one that reads and writes memory of ours is lent
+// it as a `window`, for the time of one call.
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include "state.hpp"
+#include "tls_records.hpp"
+
+namespace zl {
+
+class tls_session {
+public:
+    /// `context.wrap_bio(...)`. Throws.
+    void begin(module_state& state, PyObject* context, PyObject* server_side, PyObject* server_hostname);
+
+    bool begun() const noexcept { return static_cast<bool>(inner_); }
+    PyObject* object() const noexcept { return object_.get(); }
+
+    /// Gives OpenSSL what came from the peer. Throws.
+    void feed(module_state& state, std::span<const std::byte> data);
+
+    /// What stock's `_incoming.pending` says: fed, and not taken by OpenSSL.
+    std::size_t unread() const noexcept { return unread_ > withheld_ ? unread_ - withheld_ : 0; }
+
+    /// OpenSSL was called in another way, and may have taken of what was fed. Throws.
+    void look_at_unread(module_state& state);
+
+    /// Whether a read would say anything.
+    bool has_message() const noexcept { return unread_ > records_.tail() || inside_; }
+
+    struct plaintext {
+        py::ref bytes;       // none: there was nothing
+        bool ended = false;  // the peer will send no more
+    };
+
+    /// All that is there. Throws, and then what was there is lost.
+    plaintext read(module_state& state);
+
+    struct amount {
+        std::size_t count = 0;
+        bool ended = false;
+    };
+
+    /// As much as fits into `buffer`, of `size` bytes.
+    amount read_into(module_state& state, PyObject* buffer, std::size_t size);
+
+    /// Encrypts; returns how much of it. Throws.
+    std::size_t write(module_state& state, PyObject* data);
+    std::size_t write(module_state& state, std::span<const std::byte> data);
+
+    /// Encrypted bytes that were not taken yet. Throws.
+    std::size_t outgoing_bytes(module_state& state) const;
+    py::ref take_outgoing(module_state& state);
+
+    int visit(visitproc visit, void* arg) const;
+    void clear() noexcept;
+
+private:
+    std::size_t read_at(module_state& state, std::byte* data, std::size_t size);
+    void drained() noexcept;
+
+    py::ref object_;  // the ssl.SSLObject
+    py::ref inner_;   // its _ssl._SSLSocket
+    py::ref incoming_, outgoing_;
+    tls_records records_;
+    std::size_t unread_ = 0;  // in `incoming_`, at most
+    std::size_t withheld_ = 0;
+    bool inside_ = false;  // of a record: a buffer had no room for all of it
+};
+
+/// What ssl raises when it needs more from the peer; then the indicator is cleared.
+bool take_ssl_again(module_state& state) noexcept;
+
+/// Looks ssl up, and makes the type of windows. Without an ssl module there is no TLS, and no error.
+void look_up_ssl(PyObject* module, module_state& state);
+
+}  // namespace zl

@@ -1,0 +1,210 @@
+// module/tls_writing.cpp: what the application writes, encrypted. See tls_transport.hpp.
+//
+// What is written is encrypted at once, and goes to the transport below, which corks it. Only what is written
+// before the end of the handshake waits as it is.
+
+#include <sys/uio.h>
+
+#include "socket_transport.hpp"
+#include "tls_transport.hpp"
+
+namespace zl {
+
+namespace {
+
+constexpr const char* broken = "Fatal error on SSL protocol";
+
+}  // namespace
+
+py::ref TLSTransport::write(const py::arguments& args) {
+    PyObject* const data = py::only_argument(args, "_SSLProtocolTransport.write", "data");
+    if (!PyBytes_Check(data) && !PyByteArray_Check(data) && !PyMemoryView_Check(data)) {
+        const py::ref name = py::ref::steal(PyType_GetName(Py_TYPE(data)));
+        py::raise_format(PyExc_TypeError, "data: expecting a bytes-like instance, got %U", name.get());
+    }
+    if (py::truth(data)) {
+        write_app_data(data);
+    }
+    return py::none();
+}
+
+void TLSTransport::write_app_data(PyObject* data) {
+    if (counts_as_lost()) {
+        return;
+    }
+    const py::ref alive = py::ref::borrow(self());
+    try {
+        if (state != phase::wrapped || (backlog && !backlog->empty())) {
+            push(data);
+            if (state == phase::wrapped) {
+                write_backlog();
+            }
+            return;
+        }
+        std::size_t count = 0;
+        try {
+            count = session.write(known(), data);
+        } catch (const py::error_set&) {
+            if (!take_ssl_again(known())) {
+                throw;
+            }
+        }
+        const py::buffer view(data);
+        if (count < view.size()) {
+            push(py::ref::steal(PyBytes_FromStringAndSize(view.data() + count,
+                                                          static_cast<Py_ssize_t>(view.size() - count)))
+                     .get());
+        }
+        process_outgoing();
+    } catch (const py::error_set&) {
+        fatal_error_from_indicator(broken);
+    }
+}
+
+py::ref TLSTransport::writelines(const py::arguments& args) {
+    PyObject* const list = py::only_argument(args, "_SSLProtocolTransport.writelines", "list_of_data");
+    if (counts_as_lost()) {
+        return py::none();
+    }
+    const py::ref alive = py::ref::borrow(self());
+    const py::ref parts = py::ref::steal(PySequence_List(list));
+    for (Py_ssize_t index = 0; index < PyList_GET_SIZE(parts.get()); ++index) {
+        push(PyList_GET_ITEM(parts.get(), index));
+    }
+    if (state == phase::wrapped) {
+        try {
+            write_backlog();
+        } catch (const py::error_set&) {
+            fatal_error_from_indicator(broken);
+        }
+    }
+    return py::none();
+}
+
+bool TLSTransport::counts_as_lost() {
+    if (state == phase::handshake || state == phase::wrapped) {
+        return false;
+    }
+    if (lost_writes >= 5) {  // asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES
+        py::call_method(loop, known().str_warn_lost_writes.get(), py::text("SSL connection is closed").get());
+    }
+    ++lost_writes;
+    return true;
+}
+
+/// Keeps `data` until it can be encrypted. What is changed after write() does not change what is sent.
+void TLSTransport::push(PyObject* data) {
+    if (PyObject_Size(data) < 0) {
+        throw py::error_set{};
+    }
+    py::ref bytes =
+        PyBytes_CheckExact(data) ? py::ref::borrow(data) : py::ref::steal(PyBytes_FromObject(data));
+    if (PyBytes_GET_SIZE(bytes.get()) == 0) {
+        return;
+    }
+    if (!backlog) {
+        backlog = std::make_unique<zl::backlog>();
+    }
+    backlog->push(std::move(bytes), 0);
+}
+
+py::ref TLSTransport::append_backlog(PyObject* data) {
+    push(data);
+    return py::none();
+}
+
+/// asyncio's _do_write.
+void TLSTransport::write_backlog() {
+    try {
+        while (backlog && !backlog->empty()) {
+            const py::ref kept = backlog->oldest();
+            iovec part;
+            backlog->peek(&part, 1);
+            const std::size_t count =
+                session.write(known(), std::span(static_cast<const std::byte*>(part.iov_base), part.iov_len));
+            if (backlog) {
+                backlog->consume(count);
+            }
+        }
+    } catch (const py::error_set&) {
+        if (!take_ssl_again(known())) {
+            throw;
+        }
+    }
+    process_outgoing();
+}
+
+void TLSTransport::process_outgoing() {
+    if (!below_writing_paused && below && session.outgoing_bytes(known()) > 0) {
+        write_below(session.take_outgoing(known()));
+    }
+    control_app_writing();
+}
+
+void TLSTransport::write_below(py::ref bytes) {
+    const py::ref carrier = below;
+    if (Py_TYPE(carrier.get()) == reinterpret_cast<PyTypeObject*>(known().socket_transport_type.get())) {
+        reinterpret_cast<SocketTransport*>(carrier.get())->write_owned(std::move(bytes));
+    } else {
+        py::call_method(carrier.get(), known().str_write.get(), bytes.get());
+    }
+}
+
+void TLSTransport::call_below(const py::ref& method) {
+    if (const py::ref carrier = below) {
+        py::call_method(carrier.get(), method.get());
+    }
+}
+
+py::ref TLSTransport::write_eof() {
+    PyErr_SetNone(PyExc_NotImplementedError);
+    throw py::error_set{};
+}
+
+py::ref TLSTransport::can_write_eof() { return py::boolean(false); }
+
+// Flow control.
+
+std::size_t TLSTransport::write_size() {
+    return (backlog ? backlog->bytes() : 0) + session.outgoing_bytes(known());
+}
+
+py::ref TLSTransport::get_write_buffer_size() { return py::ref::steal(PyLong_FromSize_t(write_size())); }
+
+void TLSTransport::control_app_writing() {
+    const std::size_t size = write_size();
+    if (size >= high_water && !writing_paused) {
+        writing_paused = true;
+        tell_flow(known().str_pause_writing, "protocol.pause_writing() failed");
+    } else if (size <= low_water && writing_paused) {
+        writing_paused = false;
+        tell_flow(known().str_resume_writing, "protocol.resume_writing() failed");
+    }
+}
+
+void TLSTransport::tell_flow(const py::ref& method, const char* message) {
+    const py::ref called = protocol;
+    if (py::try_call_method(called.get(), method.get())) {
+        return;
+    }
+    if (py::error_is_fatal()) {
+        throw py::error_set{};
+    }
+    const py::ref failure = py::take_error();
+    py::call_method(loop, known().str_tls_failed.get(), self(), self(), failure.get(),
+                    py::text(message).get());
+}
+
+py::ref TLSTransport::pause_writing() {
+    below_writing_paused = true;
+    return py::none();
+}
+
+py::ref TLSTransport::resume_writing() {
+    const py::ref alive = py::ref::borrow(self());
+    below_writing_paused = false;
+    process_outgoing();
+    return py::none();
+}
+
+}  // namespace zl
