@@ -2,6 +2,7 @@
 
 #include "handle.hpp"
 
+#include <array>
 #include <cstring>
 
 namespace zl {
@@ -172,48 +173,59 @@ void run_turn(zloop::op& node) noexcept {
     Py_DECREF(self->self());
 }
 
+// The tables are made once, complete: every interpreter's types read them, and others may be imported meanwhile.
+
 template <class H>
 PyMethodDef* methods() noexcept {
-    static PyMethodDef rows[] = {
-        py::method<&H::cancel>("cancel", "cancel($self)\n--\n\nDrop the callback; it will not run."),
-        py::method<&H::get_cancelled>("cancelled", "cancelled($self)\n--\n\nWhether cancel() was called."),
-        {},
-        {},
-    };
+    static auto rows = [] {
+        std::array made{
+            py::method<&H::cancel>("cancel", "cancel($self)\n--\n\nDrop the callback; it will not run."),
+            py::method<&H::get_cancelled>("cancelled",
+                                          "cancelled($self)\n--\n\nWhether cancel() was called."),
+            PyMethodDef{},
+            PyMethodDef{},
+        };
 #if ZL_HAS_THREADSAFE_HANDLE
-    if constexpr (std::is_same_v<H, ThreadSafeHandle>) {
-        rows[1] = py::method<&H::cancelled>(
-            "cancelled", "cancelled($self)\n--\n\nWhether cancel() was called; elsewhere, once it does not run.");
-    }
+        if constexpr (std::is_same_v<H, ThreadSafeHandle>) {
+            made[1] = py::method<&H::cancelled>(
+                "cancelled",
+                "cancelled($self)\n--\n\nWhether cancel() was called; elsewhere, once it does not run.");
+        }
 #endif
-    if constexpr (std::is_same_v<H, TimerHandle>) {
-        rows[2] = py::method<&H::get_when>("when", "when($self)\n--\n\nWhen it is due, by loop.time().");
-    }
-    return rows;
+        if constexpr (std::is_same_v<H, TimerHandle>) {
+            made[2] =
+                py::method<&H::get_when>("when", "when($self)\n--\n\nWhen it is due, by loop.time().");
+        }
+        return made;
+    }();
+    return rows.data();
 }
 
 template <class H>
 PyGetSetDef* properties() noexcept {
-    static PyGetSetDef rows[] = {
-        py::property<&H::get_args>("_args", "The callback's arguments, or None when cancelled."),
-        py::property<&H::get_callback>("_callback", "The callback, or None when cancelled."),
-        py::property<&H::get_cancelled>("_cancelled", "Whether cancel() was called."),
-        py::property<&H::get_repr>("_repr", "The repr from before cancel(), in debug mode."),
-        py::property<&H::get_source_traceback>("_source_traceback", "Where it was made, in debug mode."),
-        {},
-        {},
-        {},
-    };
-    if constexpr (std::is_same_v<H, TimerHandle>) {
-        rows[5] = py::property<&H::get_scheduled>("_scheduled", "Whether it still waits for its time.");
-        rows[6] = py::property<&H::get_when>("_when", "When it is due, by loop.time().");
-    }
+    static auto rows = [] {
+        std::array made{
+            py::property<&H::get_args>("_args", "The callback's arguments, or None when cancelled."),
+            py::property<&H::get_callback>("_callback", "The callback, or None when cancelled."),
+            py::property<&H::get_cancelled>("_cancelled", "Whether cancel() was called."),
+            py::property<&H::get_repr>("_repr", "The repr from before cancel(), in debug mode."),
+            py::property<&H::get_source_traceback>("_source_traceback", "Where it was made, in debug mode."),
+            PyGetSetDef{},
+            PyGetSetDef{},
+            PyGetSetDef{},
+        };
+        if constexpr (std::is_same_v<H, TimerHandle>) {
+            made[5] = py::property<&H::get_scheduled>("_scheduled", "Whether it still waits for its time.");
+            made[6] = py::property<&H::get_when>("_when", "When it is due, by loop.time().");
+        }
 #if ZL_HAS_THREADSAFE_HANDLE
-    if constexpr (std::is_same_v<H, ThreadSafeHandle>) {
-        rows[5] = py::property<&H::get_lock>("_lock", "asyncio's, for its _run().");
-    }
+        if constexpr (std::is_same_v<H, ThreadSafeHandle>) {
+            made[5] = py::property<&H::get_lock>("_lock", "asyncio's, for its _run().");
+        }
 #endif
-    return rows;
+        return made;
+    }();
+    return rows.data();
 }
 
 template <class H>

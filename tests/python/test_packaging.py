@@ -45,28 +45,3 @@ def test_importing_zloop_needs_only_the_standard_library():
         "print(*sorted(name.split('.')[0] for name in set(sys.modules) - before))"
     )
     assert set(out.split()) <= {"zloop", *sys.stdlib_module_names}
-
-
-def test_the_modules_of_two_interpreters_are_apart():
-    program = """
-    try:
-        import _interpreters as interpreters
-    except ImportError:
-        import _xxsubinterpreters as interpreters
-    code = '''if True:
-        import asyncio, zloop
-        assert zloop.run(asyncio.sleep(0.001, 5)) == 5
-    '''
-    for _ in range(3):
-        each = interpreters.create()
-        failed = interpreters.run_string(each, code)
-        assert failed is None, failed
-        interpreters.destroy(each)
-    import asyncio, zloop
-    assert zloop.run(asyncio.sleep(0, "still fine")) == "still fine"
-    """
-    if sys.version_info < (3, 13):
-        pytest.skip(
-            "before 3.13 asyncio alone crashes the process after it ran in two interpreters"
-        )
-    check_program(program)
