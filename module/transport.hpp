@@ -73,6 +73,7 @@ struct transport : transport_slots, transport_fields {
     py::ref get_protocol() { return protocol; }
     py::ref get_fd() { return py::integer(fd); }
     py::ref get_loop() { return py::ref::borrow(loop); }
+    py::ref get_paused() { return py::boolean(paused); }
     py::ref get_protocol_paused() { return py::boolean(writing_paused); }
     py::ref get_high_water() { return py::ref::steal(PyLong_FromSize_t(high_water)); }
     void set_high_water(PyObject* value);
@@ -275,6 +276,7 @@ template <std::size_t Own>
 auto with_transport_properties(const PyGetSetDef (&own)[Own]) noexcept {
     const PyGetSetDef shared[] = {
         py::property<&transport::get_loop>("_loop", "The loop."),
+        py::property<&transport::get_paused>("_paused", "Whether pause_reading() was called last."),
         py::property<&transport::get_protocol_paused>("_protocol_paused",
                                                       "Whether pause_writing() was called last."),
         py::property<&transport::get_high_water, &transport::set_high_water>("_high_water", "asyncio's."),

@@ -5,7 +5,6 @@ changes nothing: `cpython.py --loop asyncio:SelectorEventLoop` runs the stock lo
 them, and finds no difference.
 """
 
-import importlib
 from asyncio.base_events import BaseEventLoop
 from types import ModuleType
 from typing import Any
@@ -29,11 +28,6 @@ def module(module: ModuleType, ours: type) -> None:
         module.BaseTest.new_loop = lambda self: loop_without_asyncgens(ours)
     if name == "test_pep492":
         module.BaseTest.setUp = lambda self: set_up_loop(self, ours)
-    if name == "test_server_context" and hasattr(ours, "_new_socket_transport"):
-        # The test waits until a transport is paused, and asks the stock one's private flag.
-        importlib.import_module("zloop._zloop").SocketTransport._paused = property(
-            lambda transport: not transport.is_reading()
-        )
     if name == "test_selector_events" and not selects(ours):
         module.TestBaseSelectorEventLoop = lambda selector: ours()  # the mock has nothing to do
     if name == "test_base_events":
