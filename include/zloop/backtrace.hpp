@@ -50,7 +50,7 @@ inline std::vector<task_trace> backtrace(const loop& on) {
                 break;  // it runs, and has awaited nothing yet
             }
             stack.push_back({awaited.child != nullptr ? "task" : awaited.what, awaited.where});
-            frame = awaited.child;
+            frame = awaited.child != frame ? awaited.child : nullptr;
         }
     }
     return tasks;

@@ -56,7 +56,7 @@ protected:
 /// What a suspended task waits for: another task, or something that has a name; neither before its first
 /// await.
 struct awaited {
-    const task_promise_base* child = nullptr;
+    const task_promise_base* child = nullptr;  ///< the awaiting task itself: one that has ended
     const char* what = nullptr;
     site where;
 };
@@ -78,10 +78,7 @@ public:
         awaited_.where = where;
     }
     /// Before the frame of what it awaited goes.
-    void child_ended() noexcept {
-        awaited_.child = nullptr;
-        awaited_.what = "task";
-    }
+    void child_ended() noexcept { awaited_.child = this; }
     const awaited& waiting_for() const noexcept { return awaited_; }
 
     std::suspend_always initial_suspend() const noexcept { return {}; }
