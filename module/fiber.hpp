@@ -70,7 +70,7 @@ public:
     bool await_ready() const noexcept { return false; }
     void await_suspend(std::coroutine_handle<> fiber) noexcept {
         fiber_ = fiber;
-        loop_.post(*this);
+        loop_.push_behind(*this);
     }
     void await_resume() const noexcept {}
 

@@ -68,7 +68,7 @@ public:
     /// Cancels what still runs and waits for its end. Whoever armed timers has disarmed them.
     ~loop() {
         shut_down();
-        assert(ready_.empty() && timers_.empty());
+        assert(!has_ready() && timers_.empty());
         while (!is_inherited() && wakers_.load(std::memory_order_acquire) != 0) {
             // a thread whose op has run already is still inside of wake()
         }
@@ -112,6 +112,10 @@ public:
         }
     }
 
+    /// Queues `node` for the next turn, behind all that this one queues: where the kernel's events of that
+    /// turn stand. From the loop's thread.
+    void push_behind(op& node) noexcept { behind_.push(node); }
+
     /// Announces an op that another thread will post, whatever happens: shut_down() waits for it, and a
     /// virtual clock stands still. Then, from the loop's thread: that it came.
     void expect() noexcept { ++expected_; }
@@ -151,6 +155,7 @@ public:
     void disarm(timer_node& node) noexcept { timers_.remove(node); }
 
     const op_queue& ready() const noexcept { return ready_; }
+    bool has_ready() const noexcept { return !ready_.empty() || !behind_.empty(); }
     timer_heap& timers() noexcept { return timers_; }
 
     /// One turn: what the kernel has, what is due, and then what is ready at that moment - what
@@ -161,12 +166,13 @@ public:
         check_process();
         interrupted_ = false;
         take_inbox();
+        ready_.splice(behind_);
         const time_point now_after_poll = poll(limit);
         while (!timers_.empty() && timers_.next() <= now_after_poll) {
             ready_.push(timers_.pop());
         }
         run_ready();
-        if (limit == nanoseconds::zero() && ready_.empty()) {
+        if (limit == nanoseconds::zero() && !has_ready()) {
             backend_->submit();
         }
     }
@@ -197,6 +203,7 @@ public:
         abandon_if_inherited();
         root_.cancel_shielded();
         take_inbox();
+        ready_.splice(behind_);
         int failures = 0;
         while (!ready_.empty() || expected_ != 0 || backend_->settling()) {
             if (ready_.empty()) {
@@ -209,6 +216,7 @@ public:
             interrupted_ = false;
             run_ready();
             take_inbox();
+            ready_.splice(behind_);
         }
     }
 
@@ -390,6 +398,7 @@ private:
 
     std::unique_ptr<zloop::backend> backend_;
     op_queue ready_;
+    op_queue behind_;
     timer_heap timers_;
     scope root_;
     clock_source* clock_ = nullptr;

@@ -37,7 +37,7 @@ public:
     void settle() {
         do {
             run_once(nanoseconds::zero());
-        } while (!ready().empty() || (!timers().empty() && timers().next() <= now()));
+        } while (has_ready() || (!timers().empty() && timers().next() <= now()));
     }
 
     /// Lets `duration` pass, with everything that happens in it.

@@ -95,6 +95,31 @@ TEST_CASE("what a turn's ops push waits for the next turn", "[loop]") {
     CHECK(seen == std::vector<std::string>{"first", "second", "next"});
 }
 
+TEST_CASE("what is pushed behind a turn runs in the next one, after all that this one has queued", "[loop]") {
+    virtual_loop on;
+    std::vector<std::string> seen;
+    callback next([&] { seen.push_back("next"); }), behind([&] { seen.push_back("behind"); }),
+        posted([&] { seen.push_back("posted"); }), due([&] { seen.push_back("due"); });
+    callback first([&] {
+        on.push_behind(behind);
+        on.push(next);
+        on.post(posted);
+    });
+    on.push(first);
+
+    on.run_once(0ns);
+    CHECK(seen.empty());
+    CHECK(on.has_ready());
+
+    on.run_once();  // does not sleep
+    CHECK(seen == std::vector<std::string>{"next", "posted", "behind"});
+    CHECK_FALSE(on.has_ready());
+
+    on.push_behind(due);  // between two turns, too
+    on.shut_down();
+    CHECK(seen.back() == "due");
+}
+
 TEST_CASE("an op that pushes itself runs once a turn", "[loop]") {
     virtual_loop on;
     int runs = 0;
