@@ -441,11 +441,12 @@ py::ref queue(loop_state& core, H& handle, bool from_another_thread) {
     py::ref owner = py::ref::adopt(handle.self());
     core.check_closed();       // again: while it was made Python may have run, in another thread, too
     Py_INCREF(handle.self());  // the queue's
-    if (from_another_thread) {
+    if (from_another_thread && core.thread != PyThread_get_thread_ident()) {
         track_handle(handle.self());  // the collector does not look into the inbox
+        core.posted = true;
         core.loop->post(handle);
     } else {
-        if (core.loop->has_posted()) {
+        if (std::exchange(core.posted, false) && core.loop->has_posted()) {
             core.loop->take_inbox();  // what another thread has queued before runs before
         }
         core.loop->push(handle);

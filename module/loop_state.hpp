@@ -40,6 +40,7 @@ struct loop_state_fields {
     bool closed = false;
     bool dropping = false;     // what is queued ends without calling Python
     bool in_callback = false;  // Python runs, called by the loop
+    bool posted = false;       // by another thread, since we looked last
 
     unsigned long thread = 0;                   // that runs the loop, or 0
     std::mutex callback_mutex;                  // for callback_returned; what it is about belongs to the GIL

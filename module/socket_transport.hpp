@@ -32,6 +32,7 @@ struct socket_transport_fields {
 
     bool at_eof : 1 = false;       // the peer has ended, the protocol keeps us open
     bool eof_written : 1 = false;  // by write_eof()
+    bool in_writelines : 1 = false;
     bool buffered : 1 = false;     // the protocol is a BufferedProtocol
     bool under_tls : 1 = false;    // the protocol is a TLSTransport
 
@@ -125,6 +126,7 @@ private:
     bool is_sending_file() const noexcept { return sends_file() && backlog->file->future; }
     std::size_t buffer_size() const noexcept;
     fiber write_loop(zloop::loop& on, fiber::place& kept);
+    void backlog_has_grown() noexcept;
     void written_out() noexcept;
     void file_moved(std::error_code error, std::size_t count) noexcept;
     void file_ended(const py::ref& error) noexcept;

@@ -73,7 +73,7 @@ bool SocketTransport::write_bytes(py::ref bytes) {
     }
     if (has_backlog()) {
         append(std::move(bytes), 0);
-        maybe_pause_writing(buffer_size());
+        backlog_has_grown();
         return true;
     }
     if (orphaned) {
@@ -120,11 +120,19 @@ py::ref SocketTransport::writelines(const py::arguments& args) {
             }
         }
     }
-    for (Py_ssize_t index = 0; index < PyList_GET_SIZE(parts.get()); ++index) {
-        if (!write_bytes(py::ref::borrow(PyList_GET_ITEM(parts.get(), index)))) {
-            break;  // one lost write, however many parts
+    in_writelines = true;  // pause_writing() may write: behind all of these
+    try {
+        for (Py_ssize_t index = 0; index < PyList_GET_SIZE(parts.get()); ++index) {
+            if (!write_bytes(py::ref::borrow(PyList_GET_ITEM(parts.get(), index)))) {
+                break;  // one lost write, however many parts
+            }
         }
+    } catch (...) {
+        in_writelines = false;
+        throw;
     }
+    in_writelines = false;
+    backlog_has_grown();
     core->raise_failure();
     return py::none();
 }
@@ -180,7 +188,13 @@ void SocketTransport::send_now(PyObject* const* parts, unsigned count, std::size
     if (!writer.running()) {
         write_loop(*core->loop, writer);
     }
-    maybe_pause_writing(buffer_size());
+    backlog_has_grown();
+}
+
+void SocketTransport::backlog_has_grown() noexcept {
+    if (!in_writelines) {
+        maybe_pause_writing(buffer_size());
+    }
 }
 
 void SocketTransport::append(py::ref bytes, std::size_t offset) {
@@ -191,6 +205,9 @@ void SocketTransport::append(py::ref bytes, std::size_t offset) {
 }
 
 fiber SocketTransport::write_loop(zloop::loop& on, fiber::place& kept) {
+    // Not within the write() that starts it: that may be in a callback of this connection, whose context
+    // is entered already; and what goes wrong is told later, as in asyncio.
+    co_await next_turn(on);
     std::array<iovec, 64> views;
     while (lost_writes == 0 && !orphaned && has_backlog()) {
         if (backlog->empty()) {

@@ -645,6 +645,32 @@ async def test_what_connection_lost_writes_to_the_peer_is_there_before_the_end(l
     assert isinstance(peer.losses[0], ConnectionResetError)  # closed with unread bytes
 
 
+async def test_more_than_the_kernel_takes_can_be_written_in_a_callback(loop):
+    """What it takes at the second try is sent within write(), in the callback's own context."""
+    size = 1 << 20
+    for _ in range(20):
+        ours, theirs = tcp_pair()
+        for sock in (ours, theirs):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 128 << 10)
+        protocol = Recorder(connection_made=lambda self: self.transport.write(bytes(size)))
+        transport, _ = await loop.create_connection(lambda p=protocol: p, sock=ours)
+        peer = Recorder()
+        await loop.create_connection(lambda p=peer: p, sock=theirs)
+        await peer.until_received(size)
+        transport.close()
+        await peer.until("connection_lost")
+
+
+async def test_what_pause_writing_writes_comes_behind_all_lines(loop, connect):
+    protocol = Recorder(pause_writing=lambda self: self.transport.write(b"end"))
+    transport, peer = await connect(protocol)
+    half = 4 << 20
+    transport.writelines([b"a" * half, b"-", b"b" * half])
+    received = await peer.receive_exactly(2 * half + 4)
+    assert received.strip(b"a") == b"-" + b"b" * half + b"end"
+    transport.abort()
+
+
 async def test_connection_lost_may_still_ask_for_the_protocol(loop, connect):
     asked = []
     protocol = Recorder(connection_lost=lambda self, _: asked.append(self.transport.get_protocol()))
