@@ -57,14 +57,20 @@ def check_same(
     assert not [line for line in expected if "never quiet" in line]
 
 
-@programs(scheduling.programs(), 100)
+@programs(scheduling.programs(), 60)
 def test_callbacks_timers_futures_and_tasks(program):
     check_same(program)
 
 
 @polled
-@programs(connections.small_programs(), 150)
+@programs(connections.small_programs(), 80)
 def test_a_connection_of_small_writes(program):
+    check_same(program)
+
+
+@polled
+@programs(connections.bulk_programs(), 25)
+def test_a_connection_under_backpressure(program):
     check_same(program)
 
 
@@ -73,13 +79,13 @@ def test_a_connection_of_small_writes(program):
 
 @pytest.mark.parametrize(
     "strategy",
-    [scheduling.programs(), connections.small_programs()],
-    ids=["scheduling", "connections"],
+    [scheduling.programs(), connections.small_programs(), connections.bulk_programs()],
+    ids=["scheduling", "small writes", "backpressure"],
 )
 def test_asyncio_says_the_same_twice(strategy):
     """A language in which it does not, says something that is left to chance."""
 
-    @programs(strategy, 50)
+    @programs(strategy, 25)
     def test(program):
         check_same(program, judged=FACTORIES["asyncio"])
 

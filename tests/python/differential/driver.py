@@ -63,7 +63,9 @@ class Driver:
         self._turns = 0
         self._bell, self._ring = os.pipe2(os.O_NONBLOCK)
         loop.time = lambda: self.now
-        loop.slow_callback_duration = float("inf")  # in debug mode: what takes long here is the machine
+        loop.slow_callback_duration = float(
+            "inf"
+        )  # in debug mode: what takes long here is the machine
         loop.set_exception_handler(
             lambda _, context: trace.note(self.track_of(context), words_of_context(context))
         )
