@@ -39,6 +39,7 @@ def programs(strategy: Any, examples: int) -> Callable[[Any], Any]:
             phases=[Phase.generate, Phase.shrink] if LONG else [Phase.generate],
             database=None,
             deadline=None,
+            report_multiple_bugs=False,
             suppress_health_check=list(HealthCheck),
         )(given(strategy)(test))
 
@@ -145,7 +146,7 @@ class DoesNotStop(zloop.Loop):
     ids=lambda each: getattr(each, "__name__", "programs"),
 )
 def test_a_loop_that_is_wrong_is_caught(wrong, strategy, monkeypatch):
-    monkeypatch.setattr(driver, "PATIENCE", 0.2)
+    monkeypatch.setattr(driver, "PATIENCE", 1.0)
 
     @programs(strategy, 500)
     def test(program):
