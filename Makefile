@@ -62,9 +62,12 @@ compilers: $(venv)/requirements  ## the C++ tests with every compiler that is he
 	tools/test-compilers
 
 .PHONY: coverage
-coverage: $(venv)/requirements  ## which lines of the C++ headers no test runs; fails below 95 %
+coverage: $(venv)/requirements  ## lines that no test runs; bars: headers 95 %, module 92 %, Python 100 %
 	@pip install -q --disable-pip-version-check --group coverage
-	@tools/coverage
+	@status=0; \
+	tools/coverage || status=1; \
+	tools/coverage-python build/coverage-python-$(version) || status=1; \
+	exit $$status
 
 .PHONY: bench
 bench: $(bench)/zloop  ## zloop beside its peers and a raw epoll server: about 40 minutes

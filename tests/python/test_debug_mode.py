@@ -145,6 +145,13 @@ def test_reports_tell_where_the_callback_was_scheduled(debug_loop, errors):
     errors.clear()
 
 
+def test_a_report_tells_it_also_when_debug_mode_has_ended(debug_loop, errors):
+    debug_loop.call_soon(divmod, 1, 0)
+    debug_loop.set_debug(False)
+    run_a_turn(debug_loop)
+    assert errors.pop()["source_traceback"][-1].filename == __file__
+
+
 def test_the_repr_tells_where_a_handle_was_made(debug_loop):
     handle = debug_loop.call_soon(slow)
     assert re.search(r" created at .*test_debug_mode\.py:\d+>$", repr(handle))

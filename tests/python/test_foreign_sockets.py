@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 
 from helpers import Recorder, tcp_pair
@@ -49,6 +50,20 @@ async def test_a_transport_reads_and_writes_with_the_methods_of_its_socket(loop)
         assert echo.data == b"HELLO"
         transport.close()
         await echo.until("connection_lost")
+
+
+async def test_its_transport_says_who_is_watched_for_what(loop):
+    ours, theirs = tcp_pair()
+    with theirs:
+        transport, protocol = await loop.create_connection(Recorder, sock=shouting(ours))
+        await protocol.until("connection_made")
+        await asyncio.sleep(0)
+        assert "read=polling write=<idle, bufsize=0>" in repr(transport)
+        transport.pause_reading()
+        transport.write(b"x" * 10_000_000)
+        assert re.search(r"read=idle write=<polling, bufsize=\d{5,}>", repr(transport))
+        transport.abort()
+        await protocol.until("connection_lost")
 
 
 async def test_a_server_accepts_with_the_method_of_its_socket(loop):

@@ -7,6 +7,7 @@ import asyncio
 import contextvars
 import errno
 import gc
+import io
 import logging
 import os
 import pty
@@ -477,6 +478,25 @@ async def test_a_transport_that_is_closed_reads_no_more(loop, pipe):
     await reading.until("connection_lost")
     assert reading.seen == ["connection_made", "connection_lost"]
     assert reading.losses == [None]
+
+
+@pytest.mark.parametrize("mode", ["rb", "wb"])
+async def test_a_file_that_fails_to_close_is_told_of(zloop_loop, errors, pipe, mode):
+    # asyncio tells of it as well, and then believes that the transport is still open.
+    class Failing(io.FileIO):
+        def close(self):
+            if not self.closed:
+                super().close()
+                raise OSError("no")
+
+    connect, end = (connect_reader, pipe.reader) if mode == "rb" else (connect_writer, pipe.writer)
+    transport, protocol = await connect(zloop_loop, Failing(os.dup(end.fileno()), mode))
+    await close(transport, protocol)
+    await turns(2)
+    (told,) = errors
+    errors.clear()
+    assert told["message"].startswith("Exception in callback")
+    assert str(told["exception"]) == "no"
 
 
 @pytest.mark.skipif(BACKEND == "io_uring", reason="io_uring can watch every device")

@@ -189,6 +189,14 @@ async def test_a_program_without_os_sendfile_has_the_fallback(
         await loop.sock_sendfile(ours, file, fallback=False)
 
 
+async def test_what_has_no_descriptor_that_is_open_is_no_file(loop, pair):
+    ours, _ = pair
+    closed = io.BytesIO()
+    closed.fileno = lambda: 1 << 20
+    with pytest.raises(asyncio.SendfileNotAvailableError, match=r"^not a regular file$"):
+        await soon(loop.sock_sendfile(ours, closed, fallback=False))
+
+
 # The transport.
 
 
@@ -389,6 +397,27 @@ async def test_a_pipe_cannot_be_sent_over_a_transport_by_the_kernel(zloop_loop, 
         await soon(loop.sendfile(transport, file, count=14, fallback=False))
     transport.write(b"still there")
     assert await receive_beside(loop, peer, 11) == b"still there"
+    await lost(transport, protocol)
+
+
+async def test_an_empty_file_is_sent_over_a_transport(loop, connected):
+    transport, protocol, peer = connected
+    with tempfile.TemporaryFile() as empty:
+        assert await soon(loop.sendfile(transport, empty)) == 0
+    transport.write(b"still there")
+    assert await receive_beside(loop, peer, 11) == b"still there"
+    await lost(transport, protocol)
+
+
+async def test_a_transport_of_a_socket_of_a_class_of_its_own_sends_files(loop, tcp, file, content):
+    class Socket(socket.socket):
+        pass
+
+    ours, peer = tcp
+    transport, protocol = await connection(loop, Socket(fileno=ours.detach()))
+    sending = asyncio.ensure_future(loop.sendfile(transport, file))
+    assert await receive_beside(loop, peer, SIZE) == content
+    assert await soon(sending) == SIZE
     await lost(transport, protocol)
 
 

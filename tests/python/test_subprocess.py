@@ -497,6 +497,48 @@ async def test_without_a_pidfd_a_thread_watches(zloop_loop):
     assert await other.wait() == -signal.SIGKILL
 
 
+async def test_where_the_loop_cannot_watch_a_pidfd_a_thread_watches(zloop_loop):
+    full = OSError(28, "No space left on device")  # as fs.epoll.max_user_watches has it
+    with mock.patch.object(zloop_loop, "_add_reader", side_effect=full):
+        child = await asyncio.create_subprocess_shell("exit 5")
+    assert await child.wait() == 5
+
+
+def test_where_there_are_no_pidfds_children_are_watched_all_the_same():
+    check_program("""
+    import os
+    del os.pidfd_open
+    import asyncio, zloop
+
+    async def main():
+        child = await asyncio.create_subprocess_exec("cat", stdin=-1, stdout=-1)
+        assert await child.communicate(b"hello") == (b"hello", None)
+        assert child.returncode == 0
+        child = await asyncio.create_subprocess_exec("sleep", "100")
+        child.kill()
+        assert await child.wait() == -9
+
+    zloop.run(main())
+    """)
+
+
+async def test_ctrl_c_while_a_child_starts_is_not_waited_for(loop):
+    transports = []
+    made = mock.Mock(side_effect=transports.append)
+    protocol = mock.Mock(spec=asyncio.SubprocessProtocol, connection_made=made)
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"))
+    starting = loop.subprocess_exec(lambda: protocol, "sleep", "100", **streams)
+    starting.send(None)
+
+    with pytest.raises(KeyboardInterrupt):
+        starting.throw(KeyboardInterrupt)
+
+    await turns(3)
+    (transport,) = transports
+    transport.close()
+    await asyncio.wait_for(transport._wait(), PATIENCE)
+
+
 @pytest.mark.skipif(not POLICIES, reason="from 3.14 on asyncio alone watches children")
 @pytest.mark.filterwarnings("ignore:.*is deprecated as of Python 3.12:DeprecationWarning")
 class TestWatchersThatAUserHasSet:
@@ -523,6 +565,20 @@ class TestWatchersThatAUserHasSet:
     async def test_it_watches(self, loop, watcher):
         child = await asyncio.create_subprocess_shell("exit 5")
         assert await child.wait() == 5
+        assert watcher.watched == [child.pid]
+
+    async def test_a_policy_may_choose_it_each_time(self, loop, watcher):
+        class Policy(asyncio.DefaultEventLoopPolicy):
+            def get_child_watcher(self):
+                return watcher
+
+        before = asyncio.get_event_loop_policy()
+        asyncio.set_event_loop_policy(Policy())
+        try:
+            child = await asyncio.create_subprocess_shell("exit 5")
+            assert await child.wait() == 5
+        finally:
+            asyncio.set_event_loop_policy(before)
         assert watcher.watched == [child.pid]
 
     async def test_nothing_starts_while_it_is_not_active(self, loop, watcher):
