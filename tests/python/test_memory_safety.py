@@ -9,7 +9,7 @@ from __future__ import annotations
 import textwrap
 
 import pytest
-from helpers import check_program
+from helpers import check_program, run_program
 
 PRELUDE = """
 import asyncio, contextlib, faulthandler, gc, logging, os, resource, socket, sys, threading, time, warnings, weakref
@@ -764,3 +764,135 @@ def test_a_fork_leaves_the_messages_to_the_parent():
     assert protocol.seen == [b"%d" % number for number in range(20)]
     loop.close()
     """)
+
+
+WITHOUT_MEMORY = """
+    import functools
+    try:
+        import _testcapi
+    except ImportError:
+        sys.exit(0)  # this Python came without its tests
+
+    sys.settrace(None)  # a tool's, which needs memory as well
+    warnings.simplefilter("ignore")
+    loop = zloop.new_event_loop()
+    loop.set_debug(False)
+    told = []
+    loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
+    sys.unraisablehook = lambda raised: told.append(raised.exc_value)
+
+    class Buffered(Base, asyncio.BufferedProtocol):
+        def get_buffer(self, hint):
+            return bytearray(100)
+        def buffer_updated(self, count):
+            self.transport.write(b"x" * count)
+
+    class Plain(Base):
+        def data_received(self, data):
+            self.transport.write(data)
+
+    class Datagrams(Base):
+        def datagram_received(self, data, address):
+            self.transport.sendto(data, address)
+        def error_received(self, exc):
+            pass
+
+    def run(*coroutines):
+        return [loop.run_until_complete(each)[0] for each in coroutines]
+
+    # Each in a turn of its own; what begins and ends the time without memory is a timer, too.
+    def steps(*functions):
+        begin = loop.time()
+        functions = [functools.partial(_testcapi.set_nomemory, first, first + count), *functions]
+        functions += [_testcapi.remove_mem_hooks, *[loop.stop] * 3]
+        timers = [loop.call_at(begin + number * 1e-4, each) for number, each in enumerate(functions)]
+        try:
+            loop.run_forever()
+        except MemoryError as error:
+            told.append(error)
+        finally:
+            _testcapi.remove_mem_hooks()
+            for timer in timers:
+                timer.cancel()
+
+    def stream(kind):
+        one, other = pair()
+        with other:
+            (transport,) = run(loop.create_connection(kind, sock=one))
+            other.send(b"x")
+            steps(
+                lambda: transport.writelines([b"a", bytearray(b"b")]),
+                transport.pause_reading,
+                lambda: transport.write(b"x" * 10_000_000),
+                transport.resume_reading,
+                lambda: transport.get_extra_info("socket"),
+                lambda: other.shutdown(socket.SHUT_WR),
+                transport.close,
+            )
+            transport.abort()
+
+    def accepted(kind):
+        server = loop.run_until_complete(loop.create_server(kind, "127.0.0.1", 0))
+        with socket.socket() as sock:
+            name = server.sockets[0].getsockname()
+            steps(lambda: sock.connect(name), int, lambda: sock.send(b"x"), int)
+        server.close()
+
+    def pipe(kind):
+        r, w = os.pipe()
+        reader, writer = run(
+            loop.connect_read_pipe(Base, os.fdopen(r, "rb", 0)),
+            loop.connect_write_pipe(Base, os.fdopen(w, "wb", 0)),
+        )
+        steps(lambda: writer.write(b"x" * 100_000), int, writer.close, int)
+        reader.close()
+        writer.abort()
+
+    def datagrams(kind):
+        (transport,) = run(loop.create_datagram_endpoint(Datagrams, ("127.0.0.1", 0)))
+        name = transport.get_extra_info("sockname")
+        steps(lambda: transport.sendto(b"x", name), int, lambda: transport.sendto(b"y", name), transport.close)
+        transport.abort()
+
+    def sockets(kind):
+        one, other = pair()
+        with one, other:
+            one.setblocking(False)
+            receiving = loop.create_task(loop.sock_recv(one, 100))
+            steps(int, lambda: other.send(b"x"), int)
+            receiving.cancel()
+
+    def callbacks(kind):
+        one, other = pair()
+        with one, other:
+            steps(
+                lambda: loop.add_reader(one, int),
+                lambda: loop.add_writer(one, int),
+                lambda: loop.call_later(1, int).cancel(),
+                lambda: loop.call_soon_threadsafe(max, 1, 2, 3, 4, 5),
+                lambda: loop.create_task(asyncio.sleep(0)),
+            )
+            loop.remove_reader(one)
+            loop.remove_writer(one)
+
+    failed = 0
+    for scenario in (stream, accepted, pipe, datagrams, sockets, callbacks):
+        for kind in (Plain, Buffered) if scenario is stream else (Plain,):
+            for count in (1, 3):
+                for first in range(1, 30):
+                    scenario(kind)
+                    loop.run_until_complete(asyncio.sleep(0))
+                    # CPython tells of some of its own as a SystemError: that no exception was set.
+                    expected = MemoryError, SystemError, OSError
+                    assert all(isinstance(each, expected) for each in told), told
+                    failed += len(told)
+                    told.clear()
+    assert failed > 50, failed
+    loop.close()
+"""
+
+
+@pytest.mark.slow
+def test_an_allocation_that_fails_in_any_callback_fails_that_alone():
+    done = run_program(PRELUDE + textwrap.dedent(WITHOUT_MEMORY), PYTHONMALLOC="debug")
+    assert done.returncode == 0, done.stderr  # which may tell of what could not be told
