@@ -15,7 +15,7 @@ import socket
 import tty
 
 import pytest
-from helpers import BACKEND, Recorder, check_program, kernel_was_asked, turns
+from helpers import Recorder, check_program, kernel_was_asked, turns
 from test_memory_safety import check
 
 HIGH = 64 * 1024  # asyncio's high-water mark
@@ -499,7 +499,6 @@ async def test_a_file_that_fails_to_close_is_told_of(zloop_loop, errors, pipe, m
     assert str(told["exception"]) == "no"
 
 
-@pytest.mark.skipif(BACKEND == "io_uring", reason="io_uring can watch every device")
 async def test_a_device_that_cannot_be_watched_is_told_of_and_can_be_closed(loop, errors):
     file = reading_end("/dev/null")
     reader, reading = await connect_reader(loop, file)
