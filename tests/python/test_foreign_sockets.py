@@ -60,6 +60,7 @@ async def test_its_transport_says_who_is_watched_for_what(loop):
         await asyncio.sleep(0)
         assert "read=polling write=<idle, bufsize=0>" in repr(transport)
         transport.pause_reading()
+        assert "read=idle write=<idle, bufsize=0>" in repr(transport)
         transport.write(b"x" * 10_000_000)
         assert re.search(r"read=idle write=<polling, bufsize=\d{5,}>", repr(transport))
         transport.abort()

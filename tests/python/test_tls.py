@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import logging
 import os
 import socket
 import ssl
+import warnings
+import weakref
 
 import pytest
-from helpers import PATIENCE, Recorder, reset, tcp_pair
+from helpers import FACTORIES, PATIENCE, Recorder, reset, tcp_pair
 
 
 class Echo(Recorder):
@@ -307,3 +311,77 @@ async def test_streams_over_tls(loop, tls):
         writer.close()
         await writer.wait_closed()
         await asyncio.wait_for(done.wait(), PATIENCE)
+
+
+async def test_debug_mode_tells_of_the_handshake(loop, tls, caplog):
+    loop.set_debug(True)
+    with caplog.at_level(logging.DEBUG, "asyncio"):
+        async with serving(loop, tls) as (name, _):
+            _, protocol = await connect(loop, tls, name)
+            await close(protocol)
+    for words in ("starts SSL handshake", "SSL handshake took "):
+        assert any(words in message for message in caplog.messages), words
+
+
+@pytest.mark.parametrize("name", ["ssl_handshake_timeout", "ssl_shutdown_timeout"])
+async def test_a_timeout_has_to_be_positive(loop, tls, name):
+    ours, theirs = tcp_pair()
+    with (
+        ours,
+        theirs,
+        pytest.raises(ValueError, match=f"^{name} should be a positive number, got 0$"),
+    ):
+        await loop.create_connection(
+            Recorder, sock=ours, ssl=tls.client, server_hostname="localhost", **{name: 0}
+        )
+
+
+async def test_a_context_that_nobody_has_made_trusts_nobody_new(loop, tls):
+    async with serving(loop, tls) as (name, _):
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await loop.create_connection(Recorder, *name, ssl=True, server_hostname="localhost")
+
+
+async def test_start_tls_that_fails_ends_the_connection(loop, tls):
+    ours, theirs = tcp_pair()
+    transport, protocol = await loop.create_connection(Recorder, sock=ours)
+    starting = loop.create_task(
+        loop.start_tls(transport, protocol, tls.client, server_hostname="localhost")
+    )
+    await asyncio.sleep(0)
+    theirs.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    with theirs, pytest.raises(ssl.SSLError):
+        await asyncio.wait_for(starting, PATIENCE)
+    assert transport.is_closing()
+    await asyncio.sleep(0)
+
+
+async def test_how_much_is_read_ahead_can_be_set(loop, tls):
+    async with serving(loop, tls) as (name, _):
+        transport, protocol = await connect(loop, tls, name)
+        transport.set_read_buffer_limits(high=1000, low=10)
+        assert transport.get_read_buffer_limits() == (10, 1000)
+        assert transport.get_read_buffer_size() == 0
+        with pytest.raises(ValueError, match="must be >= low"):
+            transport.set_read_buffer_limits(high=1, low=10)
+        await close(protocol)
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_a_connection_that_nobody_closes_goes_with_its_loop(factory, tls):
+    async def main(loop):
+        server = await loop.create_server(Echo, "127.0.0.1", 0, ssl=tls.server)
+        transport, protocol = await connect(loop, tls, server.sockets[0].getsockname())
+        transport.write(b"x")
+        await protocol.until_received(1)
+        return [weakref.ref(each) for each in (loop, transport, protocol, server)]
+
+    loop = FACTORIES[factory]()
+    references = loop.run_until_complete(main(loop))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        loop.close()
+        del loop
+        gc.collect()
+    assert [each() for each in references] == [None] * 4
+    assert any("unclosed transport" in str(each.message) for each in told)
