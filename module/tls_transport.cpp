@@ -337,7 +337,7 @@ void add_tls_transport_type(PyObject* module, module_state& state) {
         {Py_tp_members, members},
         {0, nullptr},
     };
-    PyType_Spec spec = {"zloop._zloop.TLSTransport", sizeof(TLSTransport), 0,
+    PyType_Spec spec = {"zloop._zloop.SSLTransport", sizeof(TLSTransport), 0,
                         Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots};
     const py::ref mixin = py::attribute(py::import("asyncio.transports").get(), "_FlowControlMixin");
     const py::ref bases = py::ref::steal(PyTuple_Pack(1, mixin.get()));

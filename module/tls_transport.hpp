@@ -1,8 +1,10 @@
 // module/tls_transport.hpp: TLS, between a stream transport of ours and an application's protocol.
 //
-//     class TLSTransport(asyncio.transports._FlowControlMixin):
+//     class SSLTransport(asyncio.transports._FlowControlMixin):
 //         def write(self, data): ...            # what the application calls
 //         def data_received(self, data): ...    # what the transport below calls
+//
+// Python sees a name with "SSL" in it: there are programs, CPython's tests among them, that look for that.
 //
 // asyncio has two objects for this, a protocol and a transport that hands over to it; here it is one, and
 // states, order of calls and words are those of asyncio.sslproto. tls_session drives ssl's objects;

@@ -265,7 +265,7 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
         ssl_shutdown_timeout=None,
     ):
         """asyncio.loop.start_tls, with our own TLS over transports of our own."""
-        ours = (_zloop.SocketTransport, getattr(_zloop, "TLSTransport", _zloop.SocketTransport))
+        ours = (_zloop.SocketTransport, _zloop.SSLTransport)
         if not (isinstance(transport, ours) and _is_plain_tls(sslcontext)):
             return await super().start_tls(
                 transport,

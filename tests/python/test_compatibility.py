@@ -105,7 +105,7 @@ def test_the_map_has_each_method_of_a_transport() -> None:
 def test_the_map_says_whose_code_a_method_of_a_transport_is(method: str) -> None:
     ours = [
         _zloop.SocketTransport,
-        _zloop.TLSTransport,
+        _zloop.SSLTransport,
         _zloop.DatagramTransport,
         _zloop.ReadPipeTransport,
         _zloop.WritePipeTransport,
