@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from differential import connections, driver, scheduling
+from differential import connections, datagrams, driver, scheduling
 from helpers import BACKEND, FACTORIES, ROOT
 from hypothesis import HealthCheck, Phase, configuration, given, settings
 
@@ -75,13 +75,24 @@ def test_a_connection_under_backpressure(program):
     check_same(program)
 
 
+@polled
+@programs(datagrams.programs(), 60)
+def test_datagrams(program):
+    check_same(program)
+
+
 # The judge.
 
 
 @pytest.mark.parametrize(
     "strategy",
-    [scheduling.programs(), connections.small_programs(), connections.bulk_programs()],
-    ids=["scheduling", "small writes", "backpressure"],
+    [
+        scheduling.programs(),
+        connections.small_programs(),
+        connections.bulk_programs(),
+        datagrams.programs(),
+    ],
+    ids=["scheduling", "small writes", "backpressure", "datagrams"],
 )
 def test_asyncio_says_the_same_twice(strategy):
     """A language in which it does not, says something that is left to chance."""

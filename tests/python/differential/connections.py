@@ -546,16 +546,14 @@ def actions(what: Any, most: int) -> Any:
 
 
 def reactions(event: str, what: Any) -> Any:
-    """What a callback does. The other end may not be there when the first connection_made runs."""
-    ends = st.just(None) if event == "connection_made" else st.none() | st.integers(0, 1)
-    doing = st.lists(st.tuples(ends, what | failures), min_size=1, max_size=3)
-    return st.builds(
-        lambda own, each: At(
-            own, When(event, tuple(At(own if end is None else end, op) for end, op in each))
-        ),
-        st.integers(0, 1),
-        doing,
-    )
+    """What a callback does at its own end: the kernel may have told the other one something, too."""
+
+    def at(end: int) -> Any:
+        each = st.builds(At, st.just(end), what | failures)
+        doing = st.lists(each, min_size=1, max_size=3).map(tuple)
+        return st.builds(At, st.just(end), st.builds(When, st.just(event), doing))
+
+    return st.integers(0, 1).flatmap(at)
 
 
 # get_buffer() may only fail. Were it to write, asyncio would send that between the event and recv_into(),
