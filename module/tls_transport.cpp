@@ -314,6 +314,8 @@ void add_tls_transport_type(PyObject* module, module_state& state) {
     };
     static PyGetSetDef properties[] = {
         py::property<&TLSTransport::get_loop>("_loop", "The loop."),
+        py::property<&TLSTransport::get_reading_paused>("_app_reading_paused",
+                                                        "Whether pause_reading() was called last."),
         py::property<&TLSTransport::get_protocol_paused>("_protocol_paused",
                                                          "Whether pause_writing() was called last."),
         py::property<&TLSTransport::get_ssl_protocol>("_ssl_protocol", "This object: it is both."),

@@ -106,6 +106,7 @@ struct TLSTransport : transport_slots, tls_transport_fields {
     py::ref get_ssl_protocol() { return py::ref::borrow(self()); }
     py::ref get_below() { return below ? below : py::none(); }
     py::ref get_loop() { return py::ref::borrow(loop); }
+    py::ref get_reading_paused() { return py::boolean(reading_paused); }
     py::ref get_protocol_paused() { return py::boolean(writing_paused); }
     py::ref append_backlog(PyObject* data);
 
