@@ -276,6 +276,7 @@ template <std::size_t Own>
 auto with_transport_properties(const PyGetSetDef (&own)[Own]) noexcept {
     const PyGetSetDef shared[] = {
         py::property<&transport::get_loop>("_loop", "The loop."),
+        py::property<&transport::is_closing>("_closing", "What is_closing() says."),
         py::property<&transport::get_paused>("_paused", "Whether pause_reading() was called last."),
         py::property<&transport::get_protocol_paused>("_protocol_paused",
                                                       "Whether pause_writing() was called last."),

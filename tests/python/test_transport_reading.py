@@ -115,14 +115,16 @@ async def test_the_last_words_and_the_end_that_come_together(connect, kind):
 # Pause and resume.
 
 
-async def test_a_program_can_read_the_flag_of_asyncios_transport(connect):
+async def test_a_program_can_read_the_flags_of_asyncios_transport(connect):
     transport, _peer = await connect(Recorder())
     assert transport._paused is False
+    assert transport._closing is False
     transport.pause_reading()
     assert transport._paused is True
     transport.resume_reading()
     assert transport._paused is False
     transport.abort()
+    assert transport._closing is True
 
 
 async def test_paused_reading_delivers_nothing_until_resumed(loop, connect):
