@@ -101,6 +101,7 @@ std::size_t tls_session::read_at(module_state& state, std::byte* data, std::size
 }
 
 tls_session::plaintext tls_session::read(module_state& state) {
+    written_ = true;  // an alert, perhaps, or a new key
     const bool single = records_.complete() == 1 && !records_.lost();
     const std::size_t room = records_.lost() ? unread_ + one_record : records_.complete_bytes();
     if (single) {
@@ -157,6 +158,7 @@ tls_session::plaintext tls_session::read(module_state& state) {
 
 tls_session::amount tls_session::read_into(module_state& state, PyObject* buffer, std::size_t size) {
     amount got;
+    written_ = true;
     try {
         const py::ref most = py::integer(static_cast<long long>(size));
         // The first read takes the object as it is, and refuses it in its own words.
@@ -193,6 +195,7 @@ tls_session::amount tls_session::read_into(module_state& state, PyObject* buffer
 
 std::size_t tls_session::write(module_state& state, PyObject* data) {
     const py::ref inner = inner_;
+    written_ = true;
     return size_from(py::call(state.ssl_write.get(), inner.get(), data));
 }
 
@@ -201,12 +204,17 @@ std::size_t tls_session::write(module_state& state, std::span<const std::byte> d
 }
 
 std::size_t tls_session::outgoing_bytes(module_state& state) const {
-    return outgoing_ ? size_from(py::ref::steal(PyObject_GetAttr(outgoing_.get(), state.str_pending.get())))
-                     : 0;
+    return outgoing_ && written_
+               ? size_from(py::ref::steal(PyObject_GetAttr(outgoing_.get(), state.str_pending.get())))
+               : 0;
 }
 
 py::ref tls_session::take_outgoing(module_state& state) {
-    return py::call(state.bio_read.get(), outgoing_.get());
+    if (!std::exchange(written_, false)) {
+        return nullptr;
+    }
+    py::ref bytes = py::call(state.bio_read.get(), outgoing_.get());
+    return PyBytes_GET_SIZE(bytes.get()) != 0 ? std::move(bytes) : py::ref();
 }
 
 int tls_session::visit(visitproc visit, void* arg) const {

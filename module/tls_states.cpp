@@ -51,7 +51,9 @@ py::ref TLSTransport::connection_made(PyObject* transport) {
     handshake_began = zloop::time_point::clock::now();
     switch_to(phase::handshake);
     start_timer(handshake_timeout, py::attribute(self(), "_check_handshake_timeout"));
-    handshake();
+    if (!server_side || session.has_message()) {  // a server would only say that it waits
+        handshake();
+    }
     return py::none();
 }
 
@@ -143,6 +145,7 @@ py::ref TLSTransport::proceed() {
 
 void TLSTransport::handshake() {
     const py::ref object = py::ref::borrow(session.object());
+    session.may_have_written();
     if (py::try_call_method(object.get(), known().str_do_handshake.get())) {
         session.look_at_unread(known());
         handshake_ended(nullptr);
@@ -248,6 +251,7 @@ void TLSTransport::flush() {
 void TLSTransport::shut_down() {
     if (!eof_seen) {
         const py::ref object = py::ref::borrow(session.object());
+        session.may_have_written();
         if (!py::try_call_method(object.get(), known().str_unwrap.get())) {
             if (take_ssl_again(known())) {
                 process_outgoing();

@@ -72,6 +72,7 @@ py::ref TLSTransport::make(loop_state& core, const py::arguments& args) {
     self.handshake_timeout = py::ref::borrow(args.values[5]);
     self.shutdown_timeout = py::ref::borrow(args.values[6]);
     self.app = py::truth(args.values[7]) ? told::nothing : told::made;
+    self.server_side = args.values[3] == Py_True;
     self.session.begin(*core.state, args.values[1], args.values[3], args.values[4]);
     self.closed = false;
     return object;

@@ -47,6 +47,7 @@ struct tls_transport_fields {
 
     phase state = phase::unwrapped;
     told app = told::nothing;
+    bool server_side : 1 = false;
     bool closed : 1 = false;                // asyncio's _closed
     bool buffered : 1 = false;              // the protocol is a BufferedProtocol
     bool eof_seen : 1 = false;              // the transport below has ended

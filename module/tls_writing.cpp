@@ -22,7 +22,7 @@ py::ref TLSTransport::write(const py::arguments& args) {
         const py::ref name = py::ref::steal(PyType_GetName(Py_TYPE(data)));
         py::raise_format(PyExc_TypeError, "data: expecting a bytes-like instance, got %U", name.get());
     }
-    if (py::truth(data)) {
+    if (PyBytes_Check(data) ? PyBytes_GET_SIZE(data) != 0 : py::truth(data)) {
         write_app_data(data);
     }
     return py::none();
@@ -49,11 +49,13 @@ void TLSTransport::write_app_data(PyObject* data) {
                 throw;
             }
         }
-        const py::buffer view(data);
-        if (count < view.size()) {
-            push(py::ref::steal(PyBytes_FromStringAndSize(view.data() + count,
-                                                          static_cast<Py_ssize_t>(view.size() - count)))
-                     .get());
+        if (!PyBytes_Check(data) || count < static_cast<std::size_t>(PyBytes_GET_SIZE(data))) {
+            const py::buffer view(data);
+            if (count < view.size()) {
+                push(py::ref::steal(PyBytes_FromStringAndSize(view.data() + count,
+                                                              static_cast<Py_ssize_t>(view.size() - count)))
+                         .get());
+            }
         }
         process_outgoing();
     } catch (const py::error_set&) {
@@ -135,8 +137,10 @@ void TLSTransport::write_backlog() {
 }
 
 void TLSTransport::process_outgoing() {
-    if (!below_writing_paused && below && session.outgoing_bytes(known()) > 0) {
-        write_below(session.take_outgoing(known()));
+    if (!below_writing_paused && below) {
+        if (py::ref bytes = session.take_outgoing(known())) {
+            write_below(std::move(bytes));
+        }
     }
     control_app_writing();
 }

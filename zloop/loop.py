@@ -111,9 +111,11 @@ _HANDS_OVER = "_stream_reader" in asyncio.SelectorEventLoop.start_tls.__code__.c
 
 def _is_plain_tls(context: Any) -> bool:
     """Whether connections of this ssl.SSLContext are what ssl itself makes of them, and no more."""
+    for owner, name, known in _STOCK_TLS:
+        if getattr(owner, name) is not known:
+            return False
     return (
         ssl is not None
-        and all(getattr(owner, name) is known for owner, name, known in _STOCK_TLS)
         and isinstance(context, ssl.SSLContext)
         and type(context).wrap_bio is _STOCK_WRAP_BIO
         and context.sslobject_class is ssl.SSLObject
@@ -461,7 +463,7 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
         if sslcontext is not None:
             accept = functools.partial(
                 self._accept_tls,
-                sock,
+                (int(sock.family), int(sock.type), sock.proto),  # 4 us if asked each time
                 protocol_factory,
                 sslcontext,
                 server,
@@ -471,10 +473,10 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
         self._start_accepting(sock, protocol_factory, server, accept, context)
 
     def _accept_tls(
-        self, listening, protocol_factory, sslcontext, server, handshake, shutdown, fd, peername
+        self, kind, protocol_factory, sslcontext, server, handshake, shutdown, fd, peername
     ):
         """Hand an accepted descriptor to asyncio's own coroutine, which waits for the handshake."""
-        conn = socket.socket(listening.family, listening.type, listening.proto, fileno=fd)
+        conn = socket.socket(*kind, fileno=fd)
         conn.setblocking(False)
         extra = {"peername": peername}
         self.create_task(
