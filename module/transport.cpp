@@ -154,6 +154,7 @@ void transport::finalize() noexcept {
 }
 
 void transport::fatal_error(py::ref error, const char* message, bool quietly) noexcept {
+    flush_cork(*core);  // what a callback has written before it failed
     if (!quietly) {
         tell(core->state->str_transport_failed, error, message);
     } else if (core->debug) {

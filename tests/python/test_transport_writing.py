@@ -671,6 +671,19 @@ async def test_what_pause_writing_writes_comes_behind_all_lines(loop, connect):
     transport.abort()
 
 
+async def test_what_a_callback_has_written_before_it_failed_is_sent(loop, connect, errors):
+    def answer_and_fail(self, data):
+        self.transport.write(b"answer")
+        raise ValueError
+
+    protocol = Recorder(data_received=answer_and_fail)
+    _, peer = await connect(protocol)
+    await peer.send(b"question")
+    assert await peer.receive_until_end() == b"answer"
+    assert [type(context["exception"]) for context in errors] == [ValueError]
+    errors.clear()
+
+
 async def test_connection_lost_may_still_ask_for_the_protocol(loop, connect):
     asked = []
     protocol = Recorder(connection_lost=lambda self, _: asked.append(self.transport.get_protocol()))
