@@ -140,6 +140,8 @@ class Recorder(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self.end.transport = transport
+        if not self.end.connection.small:
+            limit_buffers(transport.get_extra_info("socket"))
         self.end.both("connection_made")
         self.end.called("connection_made")
 
@@ -493,7 +495,7 @@ class Program(driver.Program):
             await asyncio.sleep(0)
 
 
-def limit_buffers(sock: socket.socket) -> None:
+def limit_buffers(sock: Any) -> None:
     """So that what BULK is, does not depend on how much the kernel would grow them."""
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
