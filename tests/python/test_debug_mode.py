@@ -44,7 +44,9 @@ def test_debug_is_asked_of_the_environment(loop):
         program = (
             "import zloop; loop = zloop.new_event_loop(); print(loop.get_debug()); loop.close()"
         )
-        assert check_program(program, PYTHONASYNCIODEBUG=value).strip() == expected
+        assert (
+            check_program(program, PYTHONASYNCIODEBUG=value, PYTHONDEVMODE="").strip() == expected
+        )
 
 
 @pytest.mark.parametrize("method", ["call_soon", "call_later", "call_at"])
@@ -203,6 +205,7 @@ def test_debug_can_be_switched_while_the_loop_runs(loop):
             assert loop.get_debug() is debug
         return depths
 
+    loop.set_debug(False)
     before, during, after = loop.run_until_complete(main())
     assert during > 0 and before == after == 0
 
