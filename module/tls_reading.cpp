@@ -40,6 +40,8 @@ void TLSTransport::read() {
         if (!reading_paused) {
             if (session.has_message()) {
                 buffered ? read_buffered() : read_plain();
+            } else {
+                session.withhold();  // else a part of a record could pause the transport that brings the rest
             }
             if (backlog && !backlog->empty()) {
                 write_backlog();

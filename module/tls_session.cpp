@@ -80,6 +80,7 @@ void tls_session::feed(module_state& state, std::span<const std::byte> data) {
 
 void tls_session::look_at_unread(module_state& state) {
     unread_ = size_from(py::ref::steal(PyObject_GetAttr(incoming_.get(), state.str_pending.get())));
+    withheld_ = 0;
     if (unread_ <= records_.tail() && !inside_) {
         drained();
     }

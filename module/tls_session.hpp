@@ -34,6 +34,9 @@ public:
     /// Whether a read would say anything.
     bool has_message() const noexcept { return unread_ > records_.tail() || inside_; }
 
+    /// There is no message: stock's read would have given all that was fed to OpenSSL.
+    void withhold() noexcept { withheld_ = unread_; }
+
     struct plaintext {
         py::ref bytes;       // none: there was nothing
         bool ended = false;  // the peer will send no more

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import ssl
 
 import pytest
@@ -44,6 +45,13 @@ class TlsPeer:
 
     async def send(self, data):
         await self.below.send(self.records(data))
+
+    async def send_in_pieces(self, data, size):
+        """Send what records() gave, each piece to be received apart."""
+        self.below.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for begin in range(0, len(data), size):
+            await self.below.send(data[begin : begin + size])
+            await kernel_was_asked()
 
     async def receive(self, most=65536):
         return await self._until_done(self.tls.read, most)
@@ -86,9 +94,7 @@ async def connected(loop, tls, protocol, **options):
 async def test_a_message_may_come_byte_by_byte(loop, tls):
     protocol = Recorder()
     async with connected(loop, tls, protocol) as (_, peer):
-        for byte in peer.records(b"one", b"x" * 300):
-            await peer.below.send(bytes([byte]))
-            await kernel_was_asked()
+        await peer.send_in_pieces(peer.records(b"one", b"x" * 300), 1)
         await protocol.until_received(303)
         assert protocol.data == b"one" + b"x" * 300
 
@@ -98,12 +104,21 @@ async def test_records_may_be_cut_anywhere(loop, tls, piece):
     message = os.urandom(200_000 if piece > 5 else 2000)
     protocol = Recorder()
     async with connected(loop, tls, protocol) as (_, peer):
-        data = peer.records(message[:1], message[1:])
-        for begin in range(0, len(data), piece):
-            await peer.below.send(data[begin : begin + piece])
-            await kernel_was_asked()
+        await peer.send_in_pieces(peer.records(message[:1], message[1:]), piece)
         await protocol.until_received(len(message))
         assert protocol.data == message
+
+
+@pytest.mark.parametrize("high", [1, 4096])
+async def test_a_record_may_be_longer_than_the_read_limit(loop, tls, high):
+    message = os.urandom(40_000)
+    protocol = Recorder()
+    async with connected(loop, tls, protocol) as (transport, peer):
+        transport.set_read_buffer_limits(high)
+        await peer.send_in_pieces(peer.records(message), 5000)
+        await protocol.until_received(len(message))
+        assert protocol.data == message
+        assert transport.get_read_buffer_size() == 0
 
 
 async def test_what_comes_together_is_delivered_together(loop, tls):
