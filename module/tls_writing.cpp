@@ -71,14 +71,19 @@ py::ref TLSTransport::writelines(const py::arguments& args) {
     const py::ref alive = py::ref::borrow(self());
     const py::ref parts = py::ref::steal(PySequence_List(list));
     for (Py_ssize_t index = 0; index < PyList_GET_SIZE(parts.get()); ++index) {
-        push(PyList_GET_ITEM(parts.get(), index));
-    }
-    if (state == phase::wrapped) {
-        try {
-            write_backlog();
-        } catch (const py::error_set&) {
-            fatal_error_from_indicator(broken);
+        if (PyObject_Size(PyList_GET_ITEM(parts.get(), index)) < 0) {
+            throw py::error_set{};  // the caller's; what has a size, but no bytes, ends the connection
         }
+    }
+    try {
+        for (Py_ssize_t index = 0; index < PyList_GET_SIZE(parts.get()); ++index) {
+            push(PyList_GET_ITEM(parts.get(), index));
+        }
+        if (state == phase::wrapped) {
+            write_backlog();
+        }
+    } catch (const py::error_set&) {
+        fatal_error_from_indicator(broken);
     }
     return py::none();
 }
@@ -96,8 +101,9 @@ bool TLSTransport::counts_as_lost() {
 
 /// Keeps `data` until it can be encrypted. What is changed after write() does not change what is sent.
 void TLSTransport::push(PyObject* data) {
-    if (PyObject_Size(data) < 0) {
-        throw py::error_set{};
+    if (PyObject_CheckBuffer(data) == 0) {  // PyBytes_FromObject would take a list of numbers
+        const py::ref name = py::ref::steal(PyType_GetName(Py_TYPE(data)));
+        py::raise_format(PyExc_TypeError, "a bytes-like object is required, not '%U'", name.get());
     }
     py::ref bytes =
         PyBytes_CheckExact(data) ? py::ref::borrow(data) : py::ref::steal(PyBytes_FromObject(data));

@@ -294,6 +294,25 @@ async def test_write_takes_what_has_bytes_and_writelines_many(loop, tls):
         assert not transport.can_write_eof()
 
 
+@pytest.mark.parametrize("part", ["abc", [1, 2, 3]])
+async def test_a_line_without_bytes_ends_the_connection(loop, tls, errors, part):
+    protocol = Recorder()
+    async with connected(loop, tls, protocol) as (transport, _):
+        transport.writelines([b"a", part])
+        await protocol.until("connection_lost")
+    (error,) = protocol.losses
+    assert isinstance(error, TypeError)
+    assert errors.pop()["message"] == "Fatal error on SSL protocol"
+
+
+async def test_a_line_without_a_size_is_the_callers_error(loop, tls):
+    protocol = Recorder()
+    async with connected(loop, tls, protocol) as (transport, _):
+        with pytest.raises(TypeError, match="has no len"):
+            transport.writelines([5])
+        assert not transport.is_closing()
+
+
 async def test_writes_to_a_closed_connection_are_dropped(loop, tls, caplog):
     protocol = Recorder()
     async with connected(loop, tls, protocol) as (transport, _):
