@@ -117,7 +117,7 @@ def _is_plain_tls(context: Any) -> bool:
     return (
         ssl is not None
         and isinstance(context, ssl.SSLContext)
-        and type(context).wrap_bio is _STOCK_WRAP_BIO
+        and getattr(context.wrap_bio, "__func__", None) is _STOCK_WRAP_BIO
         and context.sslobject_class is ssl.SSLObject
     )
 

@@ -406,6 +406,26 @@ async def test_a_subclass_of_ssl_object_is_used(loop, tls):
         assert Counting.reads > 0
 
 
+async def test_a_context_may_have_a_wrap_bio_of_its_own(loop, tls, monkeypatch):
+    asked = []
+
+    class Spy:
+        def __init__(self, spied):
+            self.spied = spied
+
+        def __getattr__(self, name):
+            asked.append(name)
+            return getattr(self.spied, name)
+
+    stock = tls.client.wrap_bio
+    monkeypatch.setattr(tls.client, "wrap_bio", lambda *args, **kw: Spy(stock(*args, **kw)))
+    protocol = Recorder()
+    async with connected(loop, tls, protocol) as (_, peer):
+        await peer.send(b"read")
+        await protocol.until_received(4)
+    assert {"do_handshake", "read"} <= set(asked)
+
+
 def test_keyboard_interrupt_leaves_at_once(loop, tls):
     def interrupt(self, data):
         raise KeyboardInterrupt
