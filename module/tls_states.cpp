@@ -44,6 +44,9 @@ void TLSTransport::switch_to(phase next) {
 // What the transport below tells.
 
 py::ref TLSTransport::connection_made(PyObject* transport) {
+    if (over) {
+        return py::none();  // the session may be gone
+    }
     below = py::ref::borrow(transport);
     if (core->debug) {
         py::call_method(loop, known().str_log_debug.get(), self(), py::text("starts SSL handshake").get());

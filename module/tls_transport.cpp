@@ -188,6 +188,7 @@ int clear(PyObject* object) {
     TLSTransport& self = cast(object);
     self.state = tls_transport_fields::phase::unwrapped;
     self.app = tls_transport_fields::told::lost;
+    self.over = true;
     Py_CLEAR(self.extra);
     Py_CLEAR(self.dict);
     tls_transport_fields::owned::clear(static_cast<tls_transport_fields&>(self));

@@ -426,6 +426,17 @@ async def test_a_context_may_have_a_wrap_bio_of_its_own(loop, tls, monkeypatch):
     assert {"do_handshake", "read"} <= set(asked)
 
 
+async def test_what_has_ended_does_not_begin_again(zloop_loop, tls):
+    protocol = Recorder()
+    async with connected(zloop_loop, tls, protocol) as (transport, _):
+        transport.abort()
+        await protocol.until("connection_lost")
+        transport.close()  # once more: it forgets its session
+        transport.connection_made(asyncio.Transport())
+        assert transport.get_extra_info("peername") is None
+    assert protocol.seen.count("connection_made") == 1
+
+
 def test_keyboard_interrupt_leaves_at_once(loop, tls):
     def interrupt(self, data):
         raise KeyboardInterrupt
