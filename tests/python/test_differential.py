@@ -22,7 +22,11 @@ configuration.set_hypothesis_home_dir(ROOT / "build" / "hypothesis")
 
 LONG = int(os.environ.get("ZLOOP_DIFFERENTIAL_EXAMPLES", "0"))
 
-pytestmark = pytest.mark.slow(hours=LONG and 12)
+pytestmark = [
+    pytest.mark.slow(hours=LONG and 12),
+    # Its own generator, on 3.14: of no concern here, as the programs draw from hypothesis alone.
+    pytest.mark.filterwarnings("ignore:It looks like `register_random`"),
+]
 
 polled = pytest.mark.skipif(
     BACKEND == "io_uring", reason="it receives ahead: a close behind unread bytes is no reset then"

@@ -316,10 +316,10 @@ class SetProtocol:
 class Look:
     def do(self, end: End) -> Any:
         transport = end.transport
-        waiting = transport.get_write_buffer_size()
+        waiting = transport.get_write_buffer_size()  # of a backlog, the kernel's choice
         return (
             f"closing {transport.is_closing()} reading {transport.is_reading()} "
-            f"waiting {waiting if end.connection.small else waiting > 0} "
+            f"waiting {waiting if end.connection.small else 'some'} "
             f"limits {transport.get_write_buffer_limits()} "
             f"own {transport.get_protocol() is end.protocol} eof {transport.can_write_eof()} "
             f"socket {transport.get_extra_info('socket').fileno() >= 0}"
