@@ -421,13 +421,24 @@ async def test_a_coroutine_that_just_started_takes_no_value(loop, quiet):
     made.close()
 
 
+def traceback_of_a_failure():
+    try:
+        raise KeyError
+    except KeyError as exc:
+        return exc.__traceback__
+
+
 @pytest.mark.parametrize("started", [False, True])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of more than one argument
 async def test_what_is_thrown_in_comes_out(loop, quiet, started):
+    traceback = traceback_of_a_failure()
     for thrown in [
         (KeyError("key"),),
         (KeyError, "key"),
         (KeyError, KeyError("key"), None),
         (KeyError,),
+        (KeyError, ("key", "and more")),
+        (KeyError, None, traceback),
     ]:
         made = loop.sock_recv(quiet, 10)
         if started:
@@ -442,7 +453,15 @@ async def test_what_is_thrown_in_comes_out(loop, quiet, started):
     made = loop.sock_recv(quiet, 10)
     with pytest.raises(TypeError, match="exceptions must be classes or instances deriving from"):
         made.throw(1)
+    with pytest.raises(TypeError, match="instance exception may not have a separate value"):
+        made.throw(KeyError(), 1)
+    with pytest.raises(TypeError, match="third argument must be a traceback"):
+        made.throw(KeyError, None, 1)
+    with pytest.raises(TypeError, match="throw expected"):
+        made.throw()
     made.close()
+    with pytest.raises(RuntimeError, match="cannot reuse already awaited coroutine"):
+        made.throw(KeyError)
 
 
 async def test_the_future_that_is_waited_for_must_be_waited_for(loop, quiet):
