@@ -231,12 +231,16 @@ def test_four_loops_in_four_threads(new_loop):
     names, posted, served = {}, [[] for _ in loops], []
     ready = threading.Barrier(len(loops))
 
-    async def echo(reader, writer):
-        while line := await reader.readline():
-            writer.write(line)
-        writer.close()
-
     async def main(own):
+        ended = asyncio.Queue()
+
+        async def echo(reader, writer):
+            while line := await reader.readline():
+                writer.write(line)
+            writer.close()
+            await writer.wait_closed()
+            ended.put_nowait(True)
+
         server = await asyncio.start_server(echo, "127.0.0.1", 0)
         names[own] = server.sockets[0].getsockname()
         await loops[own].run_in_executor(None, ready.wait, PATIENCE)
@@ -257,9 +261,10 @@ def test_four_loops_in_four_threads(new_loop):
         await loops[own].run_in_executor(None, ready.wait, PATIENCE)  # all have posted all
         writer.close()
         sock.close()
-        server.close()
         await writer.wait_closed()
-        await asyncio.sleep(0.01)
+        for _ in range(2):
+            await asyncio.wait_for(ended.get(), PATIENCE)
+        server.close()
         served.append(own)
 
     interval = sys.getswitchinterval()
