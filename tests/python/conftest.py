@@ -28,6 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "may_leak: the test leaves descriptors open, on purpose")
     config.addinivalue_line("markers", "slow(hours=0): takes seconds, or so many hours")
     config.addinivalue_line("markers", "without_module: only compilers and the like run in it")
+    config.addinivalue_line("markers", "without_debug: asyncio differs in debug mode")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -111,6 +112,8 @@ def new_loop(request: pytest.FixtureRequest, no_leaks: None) -> Iterator[Callabl
 
     def make() -> Any:
         made.append(FACTORIES[request.param]())
+        if request.node.get_closest_marker("without_debug"):
+            made[-1].set_debug(False)  # whatever the environment says
         return made[-1]
 
     yield make

@@ -26,6 +26,7 @@ refusals_harm = pytest.mark.skipif(
 )
 
 
+@pytest.mark.without_debug
 def test_a_new_loop_is_open_and_does_not_run(loop):
     assert isinstance(loop, asyncio.AbstractEventLoop)
     assert isinstance(loop, asyncio.BaseEventLoop)
@@ -33,6 +34,7 @@ def test_a_new_loop_is_open_and_does_not_run(loop):
     assert not loop.get_debug()
 
 
+@pytest.mark.without_debug
 def test_repr_tells_the_state(loop):
     assert "running=False closed=False debug=False" in repr(loop)
     loop.close()

@@ -246,6 +246,7 @@ async def test_connection_made_comes_before_the_connecting_task(loop, connect, p
 
 
 @pytest.mark.parametrize("connect", [connect_reader, connect_writer])
+@pytest.mark.without_debug
 async def test_a_transport_that_connection_made_closes_is_lost_at_once(loop, connect, pipe):
     file = pipe.reader if connect is connect_reader else pipe.writer
     pipe.writer.write(b"never seen")

@@ -161,6 +161,7 @@ def test_what_another_thread_has_queued_runs_before_what_is_queued_after(loop):
     assert seen == ["before", "thread", "after"]
 
 
+@pytest.mark.without_debug
 def test_a_callback_that_cancels_itself_and_fails_has_no_name(loop, errors):
     def fail():
         handle.cancel()
@@ -402,6 +403,7 @@ def test_the_repr_of_a_handle_is_asyncios(new_loop):
     assert words[0][2:] == ["<Handle cancelled>", "<TimerHandle cancelled when=12345.0>"]
 
 
+@pytest.mark.without_debug
 def test_debuggers_find_what_they_look_for_in_a_handle(loop):
     context = contextvars.copy_context()
     soon = loop.call_soon(function_with_a_name, 1, 2, context=context)
@@ -710,6 +712,7 @@ def test_an_exception_of_a_callback_that_cancels_itself_is_reported(loop, errors
     assert context["message"].startswith("Exception in callback")
 
 
+@pytest.mark.without_debug
 def test_a_callback_that_is_none_is_told_as_such(loop, errors):
     loop.call_soon(None)
     run_a_turn(loop)

@@ -390,6 +390,7 @@ async def test_an_operation_is_a_coroutine(loop, quiet, operation):
 
 
 @operations
+@pytest.mark.without_debug
 async def test_nothing_happens_until_it_is_awaited(loop, operation):
     closed = socket.socket()
     closed.close()

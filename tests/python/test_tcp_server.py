@@ -232,6 +232,7 @@ async def test_connect_accepted_socket(loop):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # asyncio drops it
+@pytest.mark.without_debug
 async def test_a_factory_that_raises_costs_its_connection_only(loop):
     calls = []
 
@@ -486,6 +487,7 @@ async def test_the_servers_clients_can_be_ended(loop, method):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # asyncio drops it
+@pytest.mark.without_debug
 async def test_a_server_may_be_closed_by_its_factory(loop):
     protocols = []
 
@@ -510,6 +512,7 @@ async def test_a_server_may_be_closed_by_its_factory(loop):
     await server.wait_closed()
 
 
+@pytest.mark.without_debug
 async def test_a_server_closed_while_connections_wait_accepts_none_of_them(loop):
     serving = Serving(loop)
     server = await serving.start()

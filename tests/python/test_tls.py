@@ -171,6 +171,7 @@ async def test_garbage_instead_of_a_handshake_ends_its_connection(loop, tls, err
     errors.clear()
 
 
+@pytest.mark.without_debug
 async def test_a_reset_in_the_handshake_is_no_news(loop, tls):
     """It does not call the exception handler, and harms no other."""
     async with serving(loop, tls) as (name, _):
