@@ -208,7 +208,7 @@ class Write:
             end.sent += data
         try:
             end.transport.write(written)
-        except BaseException:
+        except Exception:  # what leaves the loop came from pause_writing(): they are written
             del end.sent[len(end.sent) - (len(data) if accepted else 0) :]
             raise
         if isinstance(written, bytearray) and end.connection.small:
@@ -233,7 +233,7 @@ class WriteLines:
             end.sent += data
         try:
             end.transport.writelines([data[a:b] for a, b in itertools.pairwise(places)])
-        except BaseException:
+        except Exception:  # what leaves the loop came from pause_writing(): they are written
             del end.sent[len(end.sent) - (len(data) if accepted else 0) :]
             raise
 
