@@ -193,28 +193,6 @@ class RemoveCallback:
 
 
 @dataclass(frozen=True)
-class Execute:
-    """A result from a thread: the driver waits for it."""
-
-    fails: bool
-    body: tuple[Any, ...]
-
-    def do(self, world: World) -> None:
-        def work() -> str:
-            if self.fails:
-                raise FAILURES["failure"]("in the thread")
-            return "from the thread"
-
-        number = world.number()
-        future = world.loop.run_in_executor(None, work)
-        world.driver.busy.append(lambda: not future.done())
-        future.add_done_callback(
-            lambda future: world.driver.trace.note("threads", (number, "done"))
-        )
-        future.add_done_callback(lambda future: future.cancelled() or future.exception())
-
-
-@dataclass(frozen=True)
 class Spawn:
     """A task; what it does when it is cancelled is a body of its own."""
 
