@@ -259,6 +259,10 @@ py::ref SocketTransport::get_extra_info(const py::arguments& args) {
 
 /// What an _extra dict of asyncio's holds from the start; ours is made when somebody asks.
 py::ref SocketTransport::known_extra_info(PyObject* name) {
+    const bool asks_socket = PyUnicode_CompareWithASCIIString(name, "socket") == 0;
+    if (asks_socket) {
+        flush_own_cork();  // each time: who has it looks at what was sent
+    }
     if (const int there = extra != nullptr ? PyDict_Contains(extra, name) : 0; there != 0) {
         if (there < 0) {
             throw py::error_set{};
@@ -277,8 +281,7 @@ py::ref SocketTransport::known_extra_info(PyObject* name) {
         }
         return sockname;
     }
-    if (PyUnicode_CompareWithASCIIString(name, "socket") == 0) {
-        flush_own_cork();
+    if (asks_socket) {
         py::ref wrapped = py::call(core->state->transport_socket.get(), python_socket());
         if (extra == nullptr) {
             extra = py::ref::steal(PyDict_New()).release();

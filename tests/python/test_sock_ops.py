@@ -959,6 +959,7 @@ async def test_a_peer_that_is_always_faster_starves_nobody(zloop_loop):
     ours, peer = socket.socketpair()
     with ours, peer:
         ours.setblocking(False)
+        peer.setblocking(False)
         loop.call_soon(ours.shutdown, socket.SHUT_RDWR)
         rounds = 0
         with contextlib.suppress(BrokenPipeError):

@@ -601,6 +601,7 @@ def test_a_thousand_children_at_once_need_a_descriptor_each():
     resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
 
     async def main():
+        asyncio.get_running_loop().slow_callback_duration = 60  # in debug mode it would tell
         r, w = os.pipe()
         children = [await asyncio.create_subprocess_exec("cat", stdin=r, stdout=-3) for _ in range(1000)]
         os.close(r)

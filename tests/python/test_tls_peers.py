@@ -426,6 +426,19 @@ async def test_a_context_may_have_a_wrap_bio_of_its_own(loop, tls, monkeypatch):
     assert {"do_handshake", "read"} <= set(asked)
 
 
+async def test_a_replaced_method_of_ssl_is_called(loop, tls, monkeypatch):
+    reads = []
+    stock = ssl.SSLObject.read
+    monkeypatch.setattr(
+        ssl.SSLObject, "read", lambda self, *args: reads.append(args) or stock(self, *args)
+    )
+    protocol = Recorder()
+    async with connected(loop, tls, protocol) as (_, peer):
+        await peer.send(b"read")
+        await protocol.until_received(4)
+    assert reads
+
+
 async def test_what_has_ended_does_not_begin_again(zloop_loop, tls):
     protocol = Recorder()
     async with connected(zloop_loop, tls, protocol) as (transport, _):

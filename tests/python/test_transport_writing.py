@@ -278,14 +278,15 @@ async def test_the_socket_can_be_looked_at_between_writes(loop, connect):
         assert transport.get_write_buffer_size() == 0
         peer.sock.settimeout(PATIENCE)
         seen.append(peer.sock.recv(100))
-        transport.write(b"67890")
-        transport.get_extra_info("socket")
-        seen.append(peer.sock.recv(100))
+        for data in (b"67890", b"once more"):
+            transport.write(data)
+            transport.get_extra_info("socket")
+            seen.append(peer.sock.recv(100))
         peer.sock.setblocking(False)
 
     loop.call_soon(write)
     await turns(2)
-    assert seen == [b"12345", b"67890"]
+    assert seen == [b"12345", b"67890", b"once more"]
     await close(protocol)
 
 
@@ -634,6 +635,9 @@ async def test_writelines_behind_write_eof_is_refused_in_the_versions_words(loop
     transport.abort()
 
 
+@pytest.mark.skipif(
+    BACKEND == "io_uring", reason="it receives ahead: a close behind unread bytes is no reset then"
+)
 async def test_what_connection_lost_writes_to_the_peer_is_there_before_the_end(loop):
     ours, theirs = tcp_pair()
     peer = Recorder()
