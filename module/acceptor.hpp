@@ -15,8 +15,8 @@ namespace zl {
 struct acceptor {
     /// `hand_over` is None, or takes (descriptor, peername) of each connection instead of us. Each
     /// connection has a copy of `context`, or, where that is None, of the current one.
-    acceptor(loop_state& owner, int descriptor, PyObject* socket, PyObject* protocol_factory, PyObject* owner_server,
-             PyObject* hand_over_to, PyObject* context_of_server);
+    acceptor(loop_state& owner, int descriptor, PyObject* socket, PyObject* protocol_factory,
+             PyObject* owner_server, PyObject* hand_over_to, PyObject* context_of_server);
 
     ~acceptor() { static_cast<void>(listening.release()); }  // the Python socket's to close
 

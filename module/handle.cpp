@@ -173,7 +173,8 @@ void run_turn(zloop::op& node) noexcept {
     Py_DECREF(self->self());
 }
 
-// The tables are made once, complete: every interpreter's types read them, and others may be imported meanwhile.
+// The tables are made once, complete: every interpreter's types read them, and others may be imported
+// meanwhile.
 
 template <class H>
 PyMethodDef* methods() noexcept {
@@ -193,8 +194,7 @@ PyMethodDef* methods() noexcept {
         }
 #endif
         if constexpr (std::is_same_v<H, TimerHandle>) {
-            made[2] =
-                py::method<&H::get_when>("when", "when($self)\n--\n\nWhen it is due, by loop.time().");
+            made[2] = py::method<&H::get_when>("when", "when($self)\n--\n\nWhen it is due, by loop.time().");
         }
         return made;
     }();
@@ -275,9 +275,8 @@ void basic_handle<Slots, Node>::run_callback() noexcept {
     loop_state& core = state_of_loop(this->loop);
     const callback_scope scope(core);
     running = true;
-    py::ref result = core.debug
-                         ? py::try_call_method(core.self(), core.state->str_run_in_debug.get(), self())
-                         : invoke();
+    py::ref result =
+        core.debug ? py::try_call_method(core.self(), core.state->str_run_in_debug.get(), self()) : invoke();
     running = false;
     if (awaited) {
         core.callback_returned.notify_all();
@@ -459,7 +458,8 @@ template py::ref queue(loop_state&, Handle&, bool);
 template py::ref queue(loop_state&, ThreadSafeHandle&, bool);
 #endif
 
-void schedule(loop_state& core, PyObject* callback, std::initializer_list<PyObject*> args, PyObject* context) {
+void schedule(loop_state& core, PyObject* callback, std::initializer_list<PyObject*> args,
+              PyObject* context) {
     core.check_closed();
     queue(core, *new_handle(core, callback, args.begin(), args.size(), context), false);
 }
@@ -489,22 +489,22 @@ void add_handle_types(PyObject* module, module_state& state) {
     py::check_slot(handle.get(), "_repr", offsetof(handle_slots, repr));
     py::check_slot(handle.get(), "_source_traceback", offsetof(handle_slots, source_traceback));
 
-    state.handle_type =
-        make_type<Handle>(module, "zloop._zloop.Handle", "asyncio.Handle, and its own place in the queue.", handle.get());
+    state.handle_type = make_type<Handle>(module, "zloop._zloop.Handle",
+                                          "asyncio.Handle, and its own place in the queue.", handle.get());
 
     const py::ref timer_handle = py::attribute(events.get(), "TimerHandle");
     py::check_slot(timer_handle.get(), "_scheduled", offsetof(timer_handle_slots, scheduled));
     py::check_slot(timer_handle.get(), "_when", offsetof(timer_handle_slots, when));
-    state.timer_handle_type = make_type<TimerHandle>(
-        module, "zloop._zloop.TimerHandle", "asyncio.TimerHandle, and its own place in the heap.", timer_handle.get());
+    state.timer_handle_type =
+        make_type<TimerHandle>(module, "zloop._zloop.TimerHandle",
+                               "asyncio.TimerHandle, and its own place in the heap.", timer_handle.get());
 
 #if ZL_HAS_THREADSAFE_HANDLE
     const py::ref threadsafe_handle = py::attribute(events.get(), "_ThreadSafeHandle");
     py::check_slot(threadsafe_handle.get(), "_lock", offsetof(threadsafe_handle_slots, lock));
-    state.threadsafe_handle_type =
-        make_type<ThreadSafeHandle>(module, "zloop._zloop._ThreadSafeHandle",
-                                    "What call_soon_threadsafe() returns: a Handle to cancel from anywhere.",
-                                    threadsafe_handle.get());
+    state.threadsafe_handle_type = make_type<ThreadSafeHandle>(
+        module, "zloop._zloop._ThreadSafeHandle",
+        "What call_soon_threadsafe() returns: a Handle to cancel from anywhere.", threadsafe_handle.get());
 #endif
 }
 

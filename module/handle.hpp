@@ -57,7 +57,7 @@ struct basic_handle : Slots, Node {
     std::uint8_t inline_count;
     bool is_cancelled;
     bool running;
-    bool awaited;          // cancel() in another thread waits for the callback to return
+    bool awaited;  // cancel() in another thread waits for the callback to return
 
     PyObject* self() noexcept { return reinterpret_cast<PyObject*>(this); }
 
@@ -70,7 +70,9 @@ struct basic_handle : Slots, Node {
     py::ref cancel();
     py::ref get_cancelled() { return py::boolean(is_cancelled); }
     py::ref get_args();
-    py::ref get_callback() { return this->callback != nullptr ? py::ref::borrow(this->callback) : py::none(); }
+    py::ref get_callback() {
+        return this->callback != nullptr ? py::ref::borrow(this->callback) : py::none();
+    }
     py::ref get_repr() { return this->repr != nullptr ? py::ref::borrow(this->repr) : py::none(); }
     py::ref get_source_traceback() {
         return this->source_traceback != nullptr ? py::ref::borrow(this->source_traceback) : py::none();
@@ -109,7 +111,8 @@ struct TimerHandle : basic_handle<timer_handle_slots, zloop::timer_node> {
 };
 
 /// A new handle for `callback(*args)` on `core`, in `context` or a copy of the current one. Throws.
-Handle* new_handle(loop_state& core, PyObject* callback, PyObject* const* args, std::size_t count, PyObject* context);
+Handle* new_handle(loop_state& core, PyObject* callback, PyObject* const* args, std::size_t count,
+                   PyObject* context);
 ThreadSafeHandle* new_threadsafe_handle(loop_state& core, PyObject* callback, PyObject* const* args,
                                         std::size_t count, PyObject* context);
 TimerHandle* new_timer_handle(loop_state& core, PyObject* callback, PyObject* const* args, std::size_t count,

@@ -250,10 +250,12 @@ int traverse(PyObject* object, visitproc visit, void* arg) {
     if (core.state == nullptr) {
         return 0;
     }
-    if (const int stopped = loop_state_fields::owned::visit(static_cast<loop_state_fields&>(core), visit, arg)) {
+    if (const int stopped =
+            loop_state_fields::owned::visit(static_cast<loop_state_fields&>(core), visit, arg)) {
         return stopped;
     }
-    if (const int stopped = loop_core_fields::owned::visit(static_cast<loop_core_fields&>(core), visit, arg)) {
+    if (const int stopped =
+            loop_core_fields::owned::visit(static_cast<loop_core_fields&>(core), visit, arg)) {
         return stopped;
     }
     int stopped = 0;
@@ -373,7 +375,8 @@ zloop::time_point loop_hooks::now() noexcept {
     return deadline_of(value);
 }
 
-descriptor_watch::descriptor_watch(loop_state& owner, int descriptor, zloop::direction way, Handle* registered) noexcept
+descriptor_watch::descriptor_watch(loop_state& owner, int descriptor, zloop::direction way,
+                                   Handle* registered) noexcept
     : watcher(&descriptor_watch::run_in_turn, descriptor, way), core(owner), handle(registered) {
     Py_INCREF(handle->self());
 }
@@ -397,8 +400,8 @@ py::ref LoopCore::call_inherited(const char* name, const py::arguments& args) {
     const py::ref function = py::attribute(state->stock_loop.get(), name);
     std::vector<PyObject*> all{self()};
     all.insert(all.end(), args.values, args.values + args.count + args.keyword_count());
-    return py::ref::steal(
-        PyObject_Vectorcall(function.get(), all.data(), static_cast<std::size_t>(args.count) + 1, args.keywords));
+    return py::ref::steal(PyObject_Vectorcall(function.get(), all.data(),
+                                              static_cast<std::size_t>(args.count) + 1, args.keywords));
 }
 
 // Scheduling.
@@ -412,7 +415,8 @@ py::ref LoopCore::call_soon(const py::arguments& args) {
     if (debug) {
         check_in_debug_mode(*this, given.callback, "call_soon", false);
     }
-    return queue(*this, *new_handle(*this, given.callback, given.rest, given.rest_count, given.context), false);
+    return queue(*this, *new_handle(*this, given.callback, given.rest, given.rest_count, given.context),
+                 false);
 }
 
 py::ref LoopCore::call_soon_threadsafe(const py::arguments& args) {
@@ -425,7 +429,8 @@ py::ref LoopCore::call_soon_threadsafe(const py::arguments& args) {
         check_in_debug_mode(*this, given.callback, "call_soon_threadsafe", true);
     }
     const bool elsewhere = thread != 0 && thread != PyThread_get_thread_ident();
-    return queue(*this, *new_threadsafe_handle(*this, given.callback, given.rest, given.rest_count, given.context),
+    return queue(*this,
+                 *new_threadsafe_handle(*this, given.callback, given.rest, given.rest_count, given.context),
                  elsewhere);
 }
 
@@ -451,7 +456,8 @@ py::ref LoopCore::call_later(const py::arguments& args) {
     if (debug) {
         check_in_debug_mode(*this, given.callback, "call_at", false);
     }
-    TimerHandle* handle = new_timer_handle(*this, given.callback, given.rest, given.rest_count, given.context);
+    TimerHandle* handle =
+        new_timer_handle(*this, given.callback, given.rest, given.rest_count, given.context);
     handle->when_seconds = when;
     return arm(*this, handle);
 }
@@ -469,7 +475,8 @@ py::ref LoopCore::call_at(const py::arguments& args) {
     if (debug) {
         check_in_debug_mode(*this, given.callback, "call_at", false);
     }
-    TimerHandle* handle = new_timer_handle(*this, given.callback, given.rest, given.rest_count, given.context);
+    TimerHandle* handle =
+        new_timer_handle(*this, given.callback, given.rest, given.rest_count, given.context);
     handle->when_seconds = when;
     if (!PyFloat_CheckExact(given.lead)) {
         handle->when = Py_NewRef(given.lead);
@@ -480,8 +487,8 @@ py::ref LoopCore::call_at(const py::arguments& args) {
 py::ref LoopCore::create_future() {
     PyObject* arguments[] = {nullptr, self()};
     const py::ref future = py::ref::steal(PyObject_GetAttr(state->futures.get(), state->str_Future.get()));
-    return py::ref::steal(PyObject_Vectorcall(future.get(), arguments + 1,
-                                              0 | PY_VECTORCALL_ARGUMENTS_OFFSET, state->loop_keyword.get()));
+    return py::ref::steal(PyObject_Vectorcall(future.get(), arguments + 1, 0 | PY_VECTORCALL_ARGUMENTS_OFFSET,
+                                              state->loop_keyword.get()));
 }
 
 py::ref LoopCore::create_task(const py::arguments& args) {
@@ -490,8 +497,8 @@ py::ref LoopCore::create_task(const py::arguments& args) {
     }
     PyObject* arguments[] = {nullptr, args.values[0], self()};
     const py::ref task = py::ref::steal(PyObject_GetAttr(state->tasks.get(), state->str_Task.get()));
-    return py::ref::steal(PyObject_Vectorcall(task.get(), arguments + 1,
-                                              1 | PY_VECTORCALL_ARGUMENTS_OFFSET, state->loop_keyword.get()));
+    return py::ref::steal(PyObject_Vectorcall(task.get(), arguments + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET,
+                                              state->loop_keyword.get()));
 }
 
 py::ref LoopCore::time() {
@@ -540,8 +547,8 @@ py::ref LoopCore::get_backend() {
 py::ref LoopCore::get_stats() {
     check_closed();
     const auto& counted = loop->stats();
-    return py::ref::steal(Py_BuildValue("{s:K,s:K,s:K,s:K}", "turns", counted.turns, "ops", counted.ops, "polls",
-                                        counted.polls, "waits", counted.waits));
+    return py::ref::steal(Py_BuildValue("{s:K,s:K,s:K,s:K}", "turns", counted.turns, "ops", counted.ops,
+                                        "polls", counted.polls, "waits", counted.waits));
 }
 
 // Descriptors.
@@ -589,8 +596,8 @@ py::ref LoopCore::make_datagram_transport(const py::arguments& args) {
     if (args.count != 5) {
         py::raise(PyExc_TypeError, "_new_datagram_transport(sock, protocol, address, waiter, extra)");
     }
-    return DatagramTransport::from_python(*this, args.values[0], args.values[1], args.values[2], args.values[3],
-                                          args.values[4]);
+    return DatagramTransport::from_python(*this, args.values[0], args.values[1], args.values[2],
+                                          args.values[3], args.values[4]);
 }
 
 py::ref LoopCore::make_read_pipe_transport(const py::arguments& args) {
@@ -661,50 +668,77 @@ void LoopCore::set_task_factory(PyObject* value) { task_factory = py::ref::borro
 
 void add_loop_core_type(PyObject* module, module_state& state) {
     static PyMethodDef methods[] = {
-        py::method<&LoopCore::call_soon>("call_soon", "call_soon($self, callback, *args, context=None)\n--\n\nasyncio.BaseEventLoop.call_soon"),
-        py::method<&LoopCore::call_soon_threadsafe>("call_soon_threadsafe",
-                                                    "call_soon_threadsafe($self, callback, *args, context=None)\n--\n\nasyncio.BaseEventLoop.call_soon_threadsafe"),
-        py::method<&LoopCore::call_later>("call_later", "call_later($self, delay, callback, *args, context=None)\n--\n\nasyncio.BaseEventLoop.call_later"),
-        py::method<&LoopCore::call_at>("call_at", "call_at($self, when, callback, *args, context=None)\n--\n\nasyncio.BaseEventLoop.call_at"),
-        py::method<&LoopCore::create_future>("create_future", "create_future($self)\n--\n\nasyncio.BaseEventLoop.create_future"),
-        py::method<&LoopCore::create_task>("create_task", "create_task($self, coro, **kwargs)\n--\n\nasyncio.BaseEventLoop.create_task"),
+        py::method<&LoopCore::call_soon>(
+            "call_soon",
+            "call_soon($self, callback, *args, context=None)\n--\n\nasyncio.BaseEventLoop.call_soon"),
+        py::method<&LoopCore::call_soon_threadsafe>(
+            "call_soon_threadsafe",
+            "call_soon_threadsafe($self, callback, *args, "
+            "context=None)\n--\n\nasyncio.BaseEventLoop.call_soon_threadsafe"),
+        py::method<&LoopCore::call_later>("call_later",
+                                          "call_later($self, delay, callback, *args, "
+                                          "context=None)\n--\n\nasyncio.BaseEventLoop.call_later"),
+        py::method<&LoopCore::call_at>(
+            "call_at",
+            "call_at($self, when, callback, *args, context=None)\n--\n\nasyncio.BaseEventLoop.call_at"),
+        py::method<&LoopCore::create_future>(
+            "create_future", "create_future($self)\n--\n\nasyncio.BaseEventLoop.create_future"),
+        py::method<&LoopCore::create_task>(
+            "create_task", "create_task($self, coro, **kwargs)\n--\n\nasyncio.BaseEventLoop.create_task"),
         py::method<&LoopCore::time>("time", "time($self)\n--\n\nasyncio.BaseEventLoop.time"),
         py::method<&LoopCore::stop>("stop", "stop($self)\n--\n\nasyncio.BaseEventLoop.stop"),
         py::method<&LoopCore::run_once>("_run_once", "Turn the loop until stop(); at least one turn."),
         py::method<&LoopCore::drop>("_drop", "End all that is queued, watched and open; the loop is closed."),
-        py::method<&LoopCore::add_reader>("_add_reader", "Watch a descriptor for reading; returns the handle."),
-        py::method<&LoopCore::add_writer>("_add_writer", "Watch a descriptor for writing; returns the handle."),
+        py::method<&LoopCore::add_reader>("_add_reader",
+                                          "Watch a descriptor for reading; returns the handle."),
+        py::method<&LoopCore::add_writer>("_add_writer",
+                                          "Watch a descriptor for writing; returns the handle."),
         py::method<&LoopCore::remove_reader>("_remove_reader", "Whether there was a reader to remove."),
         py::method<&LoopCore::remove_writer>("_remove_writer", "Whether there was a writer to remove."),
         py::method<&LoopCore::watched_events>("_watched_events",
                                               "What a descriptor is watched for, as selectors' mask."),
         py::method<&LoopCore::transport_on>("_transport_on", "The open transport on a descriptor, or None."),
-        py::method<&LoopCore::make_socket_transport>(
-            "_new_socket_transport", "A transport on a connected socket: "
-            "(sock, protocol, waiter, extra, server, context)."),
+        py::method<&LoopCore::make_socket_transport>("_new_socket_transport",
+                                                     "A transport on a connected socket: "
+                                                     "(sock, protocol, waiter, extra, server, context)."),
         py::method<&LoopCore::make_datagram_transport>(
-            "_new_datagram_transport", "A transport on a datagram socket: (sock, protocol, address, waiter, extra)."),
+            "_new_datagram_transport",
+            "A transport on a datagram socket: (sock, protocol, address, waiter, extra)."),
         py::method<&LoopCore::make_read_pipe_transport>(
-            "_new_read_pipe_transport", "A transport on a pipe's reading end: (pipe, protocol, waiter, extra)."),
+            "_new_read_pipe_transport",
+            "A transport on a pipe's reading end: (pipe, protocol, waiter, extra)."),
         py::method<&LoopCore::make_write_pipe_transport>(
-            "_new_write_pipe_transport", "A transport on a pipe's writing end: (pipe, protocol, waiter, extra)."),
+            "_new_write_pipe_transport",
+            "A transport on a pipe's writing end: (pipe, protocol, waiter, extra)."),
         py::method<&LoopCore::make_tls_transport>(
-            "_new_tls_transport", "TLS, to be the protocol of a transport: (protocol, sslcontext, waiter, server_side, "
+            "_new_tls_transport",
+            "TLS, to be the protocol of a transport: (protocol, sslcontext, waiter, server_side, "
             "server_hostname, handshake_timeout, shutdown_timeout, call_connection_made)."),
         py::method<&LoopCore::start_accepting>(
             "_start_accepting",
-            "Accept connections: (sock, protocol_factory, server, hand_over, context). With hand_over, a callable that "
+            "Accept connections: (sock, protocol_factory, server, hand_over, context). With hand_over, a "
+            "callable that "
             "takes (descriptor, peername), the caller makes the transport."),
         py::method<&LoopCore::stop_accepting>("_stop_accepting", "Leave a listening socket alone again."),
-        py::method<&LoopCore::sock_recv>("sock_recv", "sock_recv($self, sock, n)\n--\n\nasyncio.loop.sock_recv"),
-        py::method<&LoopCore::sock_recv_into>("sock_recv_into", "sock_recv_into($self, sock, buf)\n--\n\nasyncio.loop.sock_recv_into"),
-        py::method<&LoopCore::sock_recvfrom>("sock_recvfrom", "sock_recvfrom($self, sock, bufsize)\n--\n\nasyncio.loop.sock_recvfrom"),
-        py::method<&LoopCore::sock_recvfrom_into>("sock_recvfrom_into", "sock_recvfrom_into($self, sock, buf, nbytes=0)\n--\n\nasyncio.loop.sock_recvfrom_into"),
-        py::method<&LoopCore::sock_sendall>("sock_sendall", "sock_sendall($self, sock, data)\n--\n\nasyncio.loop.sock_sendall"),
-        py::method<&LoopCore::sock_sendto>("sock_sendto", "sock_sendto($self, sock, data, address)\n--\n\nasyncio.loop.sock_sendto"),
-        py::method<&LoopCore::begin_sock_sendfile>("_sock_sendfile", "Send (sock, descriptor, offset, count) of a file."),
-        py::method<&LoopCore::sock_connect>("sock_connect", "sock_connect($self, sock, address)\n--\n\nasyncio.loop.sock_connect"),
-        py::method<&LoopCore::sock_accept>("sock_accept", "sock_accept($self, sock)\n--\n\nasyncio.loop.sock_accept"),
+        py::method<&LoopCore::sock_recv>("sock_recv",
+                                         "sock_recv($self, sock, n)\n--\n\nasyncio.loop.sock_recv"),
+        py::method<&LoopCore::sock_recv_into>(
+            "sock_recv_into", "sock_recv_into($self, sock, buf)\n--\n\nasyncio.loop.sock_recv_into"),
+        py::method<&LoopCore::sock_recvfrom>(
+            "sock_recvfrom", "sock_recvfrom($self, sock, bufsize)\n--\n\nasyncio.loop.sock_recvfrom"),
+        py::method<&LoopCore::sock_recvfrom_into>(
+            "sock_recvfrom_into",
+            "sock_recvfrom_into($self, sock, buf, nbytes=0)\n--\n\nasyncio.loop.sock_recvfrom_into"),
+        py::method<&LoopCore::sock_sendall>(
+            "sock_sendall", "sock_sendall($self, sock, data)\n--\n\nasyncio.loop.sock_sendall"),
+        py::method<&LoopCore::sock_sendto>(
+            "sock_sendto", "sock_sendto($self, sock, data, address)\n--\n\nasyncio.loop.sock_sendto"),
+        py::method<&LoopCore::begin_sock_sendfile>("_sock_sendfile",
+                                                   "Send (sock, descriptor, offset, count) of a file."),
+        py::method<&LoopCore::sock_connect>(
+            "sock_connect", "sock_connect($self, sock, address)\n--\n\nasyncio.loop.sock_connect"),
+        py::method<&LoopCore::sock_accept>("sock_accept",
+                                           "sock_accept($self, sock)\n--\n\nasyncio.loop.sock_accept"),
         {},
     };
     static PyGetSetDef properties[] = {

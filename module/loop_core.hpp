@@ -32,7 +32,8 @@ struct descriptor_watch final : zloop::watcher {
     bool removed = false;  // while queued; then the turn frees it
 };
 
-/// What the C++ loop asks of us: to let go of the GIL while it looks at the kernel, and the time if it is overridden.
+/// What the C++ loop asks of us: to let go of the GIL while it looks at the kernel, and the time if it is
+/// overridden.
 struct loop_hooks final : zloop::wait_hook, zloop::clock_source {
     explicit loop_hooks(loop_state& owner) noexcept : core(owner) {}
     void before_wait() noexcept override;
@@ -54,11 +55,11 @@ struct loop_core_fields {
     bool own_time = false;  // time() is overridden
 
     std::unordered_map<int, std::unique_ptr<descriptor_watch>> readers, writers;
-    SockOperation* sock_operations = nullptr;  // that wait, the newest first; one reference each
-    std::size_t sock_operations_in_line = 0;   // of them; the others are watching
-    std::unique_ptr<std::byte[]> sock_scratch; // what they receive into
-    std::uint64_t sock_turn = 0;  // the callback, by the loop's count, in which
-    unsigned sock_calls = 0;      // so many operations began
+    SockOperation* sock_operations = nullptr;      // that wait, the newest first; one reference each
+    std::size_t sock_operations_in_line = 0;       // of them; the others are watching
+    std::unique_ptr<std::byte[]> sock_scratch;     // what they receive into
+    std::uint64_t sock_turn = 0;                   // the callback, by the loop's count, in which
+    unsigned sock_calls = 0;                       // so many operations began
     std::unordered_map<int, acceptor*> acceptors;  // each deletes itself once stopped
 
     using owned = py::owned<&loop_core_fields::task_factory, &loop_core_fields::thread_id>;

@@ -46,9 +46,9 @@ struct loop_state_fields {
     std::mutex callback_mutex;                  // for callback_returned; what it is about belongs to the GIL
     std::condition_variable callback_returned;  // of a handle that a canceller in another thread awaits
     zl::cork cork;
-    transport* transports = nullptr;       // open ones; one reference each
-    std::vector<transport*> transport_of;  // the sockets' by descriptor; borrowed
-    std::unique_ptr<char[]> pipe_buffer;   // what is read from a pipe, until it is bytes
+    transport* transports = nullptr;             // open ones; one reference each
+    std::vector<transport*> transport_of;        // the sockets' by descriptor; borrowed
+    std::unique_ptr<char[]> pipe_buffer;         // what is read from a pipe, until it is bytes
     std::unique_ptr<std::byte[]> datagram_room;  // to receive into, once there is a datagram transport
 
     using owned = py::owned<&loop_state_fields::module, &loop_state_fields::failure>;

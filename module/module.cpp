@@ -129,9 +129,9 @@ int execute(PyObject* module) noexcept {
         add_sock_operation_type(module, state);
         add_tls_transport_type(module, state);
         for (const py::ref* type :
-             {&state.loop_core_type, &state.handle_type, &state.timer_handle_type, &state.threadsafe_handle_type,
-              &state.socket_transport_type, &state.datagram_transport_type, &state.read_pipe_transport_type,
-              &state.write_pipe_transport_type, &state.sock_operation_type,
+             {&state.loop_core_type, &state.handle_type, &state.timer_handle_type,
+              &state.threadsafe_handle_type, &state.socket_transport_type, &state.datagram_transport_type,
+              &state.read_pipe_transport_type, &state.write_pipe_transport_type, &state.sock_operation_type,
               &state.tls_transport_type}) {
             if (*type && PyModule_AddType(module, reinterpret_cast<PyTypeObject*>(type->get())) != 0) {
                 throw py::error_set{};
@@ -174,7 +174,8 @@ PyObject* end_interpreter(PyObject* module, PyObject*) {
 }
 
 PyMethodDef functions[] = {
-    {"_end_interpreter", end_interpreter, METH_NOARGS, "Called at exit: loops of daemon threads stay asleep."},
+    {"_end_interpreter", end_interpreter, METH_NOARGS,
+     "Called at exit: loops of daemon threads stay asleep."},
     {},
 };
 

@@ -125,7 +125,8 @@ inline void restore_error(ref error) noexcept {
     PyErr_SetRaisedException(error.release());
 #else
     PyObject* value = error.release();
-    PyErr_Restore(Py_NewRef(reinterpret_cast<PyObject*>(Py_TYPE(value))), value, PyException_GetTraceback(value));
+    PyErr_Restore(Py_NewRef(reinterpret_cast<PyObject*>(Py_TYPE(value))), value,
+                  PyException_GetTraceback(value));
 #endif
 }
 
@@ -183,7 +184,8 @@ inline bool truth(PyObject* object) {
 inline void check_slot(PyObject* type, const char* name, std::size_t offset) {
     const ref slot = attribute(type, name);
     if (Py_TYPE(slot.get()) != &PyMemberDescr_Type ||
-        reinterpret_cast<PyMemberDescrObject*>(slot.get())->d_member->offset != static_cast<Py_ssize_t>(offset)) {
+        reinterpret_cast<PyMemberDescrObject*>(slot.get())->d_member->offset !=
+            static_cast<Py_ssize_t>(offset)) {
         raise_format(PyExc_ImportError, "zloop does not know this asyncio: %s lies elsewhere", name);
     }
 }
@@ -226,7 +228,8 @@ inline PyObject* only_argument(const arguments& args, const char* function, cons
         return args.values[0];
     }
     if (args.count > 1) {
-        raise_format(PyExc_TypeError, "%s() takes 2 positional arguments but %zd were given", function, args.count + 1);
+        raise_format(PyExc_TypeError, "%s() takes 2 positional arguments but %zd were given", function,
+                     args.count + 1);
     }
     for (Py_ssize_t index = 0; index < keywords; ++index) {
         if (PyUnicode_CompareWithASCIIString(args.keyword_name(index), parameter) != 0) {
@@ -238,7 +241,8 @@ inline PyObject* only_argument(const arguments& args, const char* function, cons
         }
     }
     if (keywords == 0) {
-        raise_format(PyExc_TypeError, "%s() missing 1 required positional argument: '%s'", function, parameter);
+        raise_format(PyExc_TypeError, "%s() missing 1 required positional argument: '%s'", function,
+                     parameter);
     }
     return args.keyword_value(0);
 }
@@ -247,8 +251,8 @@ inline PyObject* only_argument(const arguments& args, const char* function, cons
 inline void two_arguments(const arguments& args, const char* function, std::array<const char*, 2> parameters,
                           PyObject*& first, PyObject*& second) {
     if (args.count > 2) {
-        raise_format(PyExc_TypeError, "%s() takes from 2 to 3 positional arguments but %zd were given", function,
-                     args.count + 1);
+        raise_format(PyExc_TypeError, "%s() takes from 2 to 3 positional arguments but %zd were given",
+                     function, args.count + 1);
     }
     std::array<PyObject*, 2> found{};
     for (Py_ssize_t index = 0; index < args.count; ++index) {
@@ -261,12 +265,14 @@ inline void two_arguments(const arguments& args, const char* function, std::arra
             raise_format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'", function, name);
         }
         if (found[which] != nullptr) {
-            raise_format(PyExc_TypeError, "%s() got multiple values for argument '%s'", function, parameters[which]);
+            raise_format(PyExc_TypeError, "%s() got multiple values for argument '%s'", function,
+                         parameters[which]);
         }
         found[which] = args.keyword_value(index);
     }
     if (found[0] == nullptr) {
-        raise_format(PyExc_TypeError, "%s() missing 1 required positional argument: '%s'", function, parameters[0]);
+        raise_format(PyExc_TypeError, "%s() missing 1 required positional argument: '%s'", function,
+                     parameters[0]);
     }
     first = found[0];
     second = found[1] != nullptr ? found[1] : Py_None;
@@ -349,7 +355,8 @@ struct wrap<Member> {
 template <auto Member>
 PyMethodDef method(const char* name, const char* doc) noexcept {
     using wrapper = detail::wrap<Member>;
-    return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&wrapper::function)), wrapper::flags, doc};
+    return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&wrapper::function)),
+            wrapper::flags, doc};
 }
 
 /// A property row, read-only or not.

@@ -33,8 +33,8 @@ struct socket_transport_fields {
     bool at_eof : 1 = false;       // the peer has ended, the protocol keeps us open
     bool eof_written : 1 = false;  // by write_eof()
     bool in_writelines : 1 = false;
-    bool buffered : 1 = false;     // the protocol is a BufferedProtocol
-    bool under_tls : 1 = false;    // the protocol is a TLSTransport
+    bool buffered : 1 = false;   // the protocol is a BufferedProtocol
+    bool under_tls : 1 = false;  // the protocol is a TLSTransport
 
     /// From _begin_sendfile() to _end_sendfile(); nothing can be written meanwhile.
     bool sends_file() const noexcept { return backlog != nullptr && backlog->file != nullptr; }

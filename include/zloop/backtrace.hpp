@@ -62,8 +62,8 @@ inline void print_backtrace(const loop& on, std::FILE* to = stderr) {
     for (const task_trace& stack : backtrace(on)) {
         std::fprintf(to, "task %zu%s\n", ++number, stack.empty() ? ", which has awaited nothing yet" : "");
         for (const frame_trace& frame : stack) {
-            std::fprintf(to, "  %s\n    at %s:%u, awaits %s\n", frame.function().c_str(), frame.where.file_name(),
-                         static_cast<unsigned>(frame.where.line()), frame.what);
+            std::fprintf(to, "  %s\n    at %s:%u, awaits %s\n", frame.function().c_str(),
+                         frame.where.file_name(), static_cast<unsigned>(frame.where.line()), frame.what);
         }
     }
 }

@@ -20,8 +20,8 @@ struct op {
     op(const op&) = delete;
     op& operator=(const op&) = delete;
 
-    function run;         ///< called once per push, after the op left the queue
-    op* next = nullptr;   ///< the queue's
+    function run;        ///< called once per push, after the op left the queue
+    op* next = nullptr;  ///< the queue's
 
 protected:
     ~op() = default;

@@ -22,7 +22,8 @@ using site = std::source_location;
 /// A place in the source: std::source_location, for compilers that lack it.
 class site {
 public:
-    static constexpr site current(const char* file = __builtin_FILE(), const char* function = __builtin_FUNCTION(),
+    static constexpr site current(const char* file = __builtin_FILE(),
+                                  const char* function = __builtin_FUNCTION(),
                                   int line = __builtin_LINE()) noexcept {
         site here;
         here.file_ = file;

@@ -30,7 +30,8 @@ public:
         }
         caller_ = caller;
         surroundings_.on->arm(
-            *this, relative_ ? deadline_after(surroundings_.on->now(), deadline_.time_since_epoch()) : deadline_);
+            *this,
+            relative_ ? deadline_after(surroundings_.on->now(), deadline_.time_since_epoch()) : deadline_);
         surroundings_.within->enter(*this);
         return true;
     }

@@ -148,7 +148,8 @@ private:
     std::size_t index_ = 0;
 };
 
-/// Not inside of the coroutines: g++ 12 fails to compile an assert there that comes from a precompiled header.
+/// Not inside of the coroutines: g++ 12 fails to compile an assert there that comes from a precompiled
+/// header.
 inline void require_some(std::size_t count) {
     if (count == 0) {
         throw std::invalid_argument("the first of no tasks");
@@ -183,7 +184,8 @@ template <class F, class... Ts>
 void visit_at(std::tuple<member<Ts>...>& list, std::size_t index, F&& visit) {
     [&]<std::size_t... I>(std::index_sequence<I...>) {
         static_cast<void>(
-            ((index == I && (visit(std::integral_constant<std::size_t, I>{}, std::get<I>(list)), true)) || ...));
+            ((index == I && (visit(std::integral_constant<std::size_t, I>{}, std::get<I>(list)), true)) ||
+             ...));
     }(std::index_sequence_for<Ts...>{});
 }
 
@@ -224,8 +226,7 @@ task<std::tuple<detail::stored<Ts>...>> when_all(task<Ts>... work) {
     if (home.decisive() != detail::group::none) {
         detail::visit_at(list, home.decisive(), [](auto, auto& failed) { static_cast<void>(failed.take()); });
     }
-    co_return std::apply(
-        [](auto&... one) { return std::tuple<detail::stored<Ts>...>{one.take()...}; }, list);
+    co_return std::apply([](auto&... one) { return std::tuple<detail::stored<Ts>...>{one.take()...}; }, list);
 }
 
 /// The same for a list. An empty one is done at once.

@@ -88,8 +88,8 @@ TEST_CASE("offloaded work gives void, results and move-only values as they are",
         result<std::string> owned = co_await offload(pool, std::move(owns));
         auto leaves = [text = std::string(100, 'y')] { return text; };
         result<std::string> left = co_await offload_abandonable(pool, leaves);
-        co_return !nothing.error() && failed.error() == std::errc::no_such_file_or_directory && **moved == 7 &&
-            owned->size() == 100 && left->size() == 100;
+        co_return !nothing.error() && failed.error() == std::errc::no_such_file_or_directory &&
+            **moved == 7 && owned->size() == 100 && left->size() == 100;
     };
 
     CHECK(zloop::run(work()));
