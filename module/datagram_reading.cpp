@@ -20,12 +20,6 @@ void DatagramTransport::start_reading() noexcept {
     }
 }
 
-void DatagramTransport::stop_reading() noexcept {
-    if (!delivering) {  // else the reader looks for itself, right after
-        reader.cancel();
-    }
-}
-
 fiber DatagramTransport::read_loop(zloop::loop& on, fiber::place& kept) {
     bool in_turn = true;  // the kernel cannot have told of more since the last look
     while (wants_to_read()) {
@@ -146,29 +140,6 @@ void DatagramTransport::protocol_raised(PyObject* in_method) noexcept {
                              in_method)) {
         core->fail();
     }
-}
-
-py::ref DatagramTransport::is_reading() { return py::boolean(!closing && !paused); }
-
-py::ref DatagramTransport::pause_reading() {
-    if (closing || paused) {
-        return py::none();
-    }
-    paused = true;
-    stop_reading();
-    log_in_debug("pauses reading");
-    return py::none();
-}
-
-py::ref DatagramTransport::resume_reading() {
-    if (closing || !paused) {
-        return py::none();
-    }
-    core->check_closed();
-    paused = false;
-    start_reading();
-    log_in_debug("resumes reading");
-    return py::none();
 }
 
 }  // namespace zl

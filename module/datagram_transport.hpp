@@ -69,7 +69,7 @@ struct datagram_transport_fields {
     void clear() noexcept { last_name.reset(); }
 };
 
-struct DatagramTransport : transport, datagram_transport_fields {
+struct DatagramTransport : socket_reader<DatagramTransport>, datagram_transport_fields {
     using fields = datagram_transport_fields;
     static const transport_kind own_kind;
 
@@ -80,9 +80,6 @@ struct DatagramTransport : transport, datagram_transport_fields {
     py::ref sendto(const py::arguments& args);
     py::ref close();
     py::ref abort();
-    py::ref is_reading();
-    py::ref pause_reading();
-    py::ref resume_reading();
     py::ref set_protocol(const py::arguments& args);
     py::ref get_write_buffer_size();
     py::ref maybe_pause_protocol();
@@ -94,6 +91,7 @@ struct DatagramTransport : transport, datagram_transport_fields {
     py::ref get_remote() { return remote; }
 
 private:
+    friend socket_reader;
     enum class outcome { sent, later, failed };  // failed: the error indicator is set
 
     bool still_has_descriptor() noexcept;
@@ -103,7 +101,6 @@ private:
     }
     bool wants_to_send() const noexcept { return lost_writes == 0 && !lost && !orphaned && !core->dropping; }
     void start_reading() noexcept;
-    void stop_reading() noexcept;
     fiber read_loop(zloop::loop& on, fiber::place& kept);
     std::span<zloop::datagram> room();
     bool take(std::size_t count) noexcept;

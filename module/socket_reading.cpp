@@ -83,12 +83,6 @@ void SocketTransport::start_reading() noexcept {
     }
 }
 
-void SocketTransport::stop_reading() noexcept {
-    if (!delivering) {  // else the reader looks for itself, right after
-        reader.cancel();
-    }
-}
-
 fiber SocketTransport::read_loop(zloop::loop&, fiber::place& kept) {
     while (wants_to_read() && !buffered) {
         auto [error, data] = co_await socket.receive();
@@ -191,27 +185,6 @@ void SocketTransport::read_failed(std::error_code error) noexcept {
     }
     const connection_scope running(*this);
     fatal_error(py::os_error(error.value()), "Fatal read error on socket transport");
-}
-
-py::ref SocketTransport::pause_reading() {
-    if (closing || paused) {
-        return py::none();
-    }
-    paused = true;
-    stop_reading();
-    log_in_debug("pauses reading");
-    return py::none();
-}
-
-py::ref SocketTransport::resume_reading() {
-    if (closing || !paused) {
-        return py::none();
-    }
-    core->check_closed();
-    paused = false;
-    start_reading();
-    log_in_debug("resumes reading");
-    return py::none();
 }
 
 }  // namespace zl

@@ -210,8 +210,6 @@ void SocketTransport::detach_from_server() noexcept {
 
 // The rest of the interface.
 
-py::ref SocketTransport::is_reading() { return py::boolean(!closing && !paused); }
-
 py::ref SocketTransport::set_protocol(const py::arguments& args) {
     set_protocol_of(py::only_argument(args, "_SelectorSocketTransport.set_protocol", "protocol"));
     return py::none();

@@ -57,7 +57,7 @@ struct socket_transport_fields {
     }
 };
 
-struct SocketTransport : transport, socket_transport_fields {
+struct SocketTransport : socket_reader<SocketTransport>, socket_transport_fields {
     friend class recv_into_protocol;
     using fields = socket_transport_fields;
     static const transport_kind own_kind;
@@ -77,9 +77,6 @@ struct SocketTransport : transport, socket_transport_fields {
     py::ref can_write_eof();
     py::ref close();
     py::ref abort();
-    py::ref is_reading();
-    py::ref pause_reading();
-    py::ref resume_reading();
     py::ref set_protocol(const py::arguments& args);
     py::ref get_extra_info(const py::arguments& args);
     py::ref get_write_buffer_size();
@@ -94,6 +91,7 @@ struct SocketTransport : transport, socket_transport_fields {
     void write_owned(py::ref bytes);
 
 private:
+    friend socket_reader;
     void own(zloop::stream connected) noexcept;
     void connected(PyObject* protocol, PyObject* server, PyObject* waiter);
     void remember_peer(const zloop::address& address);
@@ -104,7 +102,6 @@ private:
         return made && !closing && !paused && !at_eof && !orphaned && !core->dropping;
     }
     void start_reading() noexcept;
-    void stop_reading() noexcept;
     fiber read_loop(zloop::loop& on, fiber::place& kept);
     fiber read_buffered_loop(zloop::loop& on, fiber::place& kept);
     void reader_ended(fiber::place& kept) noexcept;

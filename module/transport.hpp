@@ -144,6 +144,41 @@ private:
     void tell(const py::ref& method, const py::ref& error, const char* message) noexcept;
 };
 
+/// What transports of sockets share of asyncio.ReadTransport. T::start_reading() starts `reader` when it is
+/// to read and does not run.
+template <class T>
+struct socket_reader : transport {
+    py::ref is_reading() { return py::boolean(!closing && !paused); }
+
+    py::ref pause_reading() {
+        if (closing || paused) {
+            return py::none();
+        }
+        paused = true;
+        stop_reading();
+        log_in_debug("pauses reading");
+        return py::none();
+    }
+
+    py::ref resume_reading() {
+        if (closing || !paused) {
+            return py::none();
+        }
+        core->check_closed();
+        paused = false;
+        static_cast<T&>(*this).start_reading();
+        log_in_debug("resumes reading");
+        return py::none();
+    }
+
+protected:
+    void stop_reading() noexcept {
+        if (!delivering) {  // else the reader looks for itself, right after
+            reader.cancel();
+        }
+    }
+};
+
 /// One of a transport's coroutines calls Python: corked, and in the connection's context.
 class connection_scope {
 public:
