@@ -577,17 +577,22 @@ def small_steps(most: int) -> Any:
 pairs_of_booleans = st.tuples(st.booleans(), st.booleans())
 
 
-def small_programs(steps: int = 8) -> Any:
+def programs_of(small: bool, hooks: Any, steps: Any) -> Any:
+    """Programs of one dialect, on every kind of connection."""
     return st.builds(
         Program,
         family=st.sampled_from(["tcp", "unix"]),
         serves=st.booleans(),
-        small=st.just(True),
+        small=st.just(small),
         buffered=pairs_of_booleans,
         keeps_open=pairs_of_booleans,
-        hooks=st.lists(small_hooks, max_size=3).map(tuple),
-        steps=small_steps(steps),
+        hooks=st.lists(hooks, max_size=3).map(tuple),
+        steps=steps,
     )
+
+
+def small_programs(steps: int = 8) -> Any:
+    return programs_of(True, small_hooks, small_steps(steps))
 
 
 # The bulk dialect: the first end writes, the second reads. No hook on what comes in pieces, and none that
@@ -648,13 +653,4 @@ def bulk_programs(steps: int = 6) -> Any:
         hooks,
     )
     step = st.lists(each, min_size=1, max_size=3).map(tuple)
-    return st.builds(
-        Program,
-        family=st.sampled_from(["tcp", "unix"]),
-        serves=st.booleans(),
-        small=st.just(False),
-        buffered=pairs_of_booleans,
-        keeps_open=pairs_of_booleans,
-        hooks=st.lists(hooks, max_size=3).map(tuple),
-        steps=st.lists(step, min_size=1, max_size=steps).map(tuple),
-    )
+    return programs_of(False, hooks, st.lists(step, min_size=1, max_size=steps).map(tuple))
