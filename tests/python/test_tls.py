@@ -14,47 +14,14 @@ import weakref
 
 import pytest
 from helpers import FACTORIES, PATIENCE, Recorder, reset, tcp_pair
-
-
-class Echo(Recorder):
-    def data_received(self, data):
-        super().data_received(data)
-        self.transport.write(data)
-
-
-@contextlib.asynccontextmanager
-async def serving(loop, tls, factory=Echo, **options):
-    protocols = []
-
-    def make():
-        protocols.append(factory())
-        return protocols[-1]
-
-    server = await loop.create_server(make, "127.0.0.1", 0, ssl=tls.server, **options)
-    async with server:
-        yield server.sockets[0].getsockname(), protocols
-        for protocol in protocols:
-            if protocol.transport is not None:
-                await protocol.until("connection_lost")
-
-
-async def connect(loop, tls, name, factory=Recorder, **options):
-    options.setdefault("server_hostname", "localhost")
-    return await asyncio.wait_for(
-        loop.create_connection(factory, *name, ssl=tls.client, **options), PATIENCE
-    )
-
-
-async def close(protocol):
-    protocol.transport.close()
-    await protocol.until("connection_lost")
+from tls_helpers import Echo, close, connect_tls, serving
 
 
 @pytest.mark.parametrize("size", [1, 1000, 16384, 16385, 3_000_000])
 async def test_echo_of_any_size(loop, tls, size):
     message = os.urandom(size)
     async with serving(loop, tls) as (name, _):
-        transport, protocol = await connect(loop, tls, name)
+        transport, protocol = await connect_tls(loop, tls, name)
         transport.write(message)
         await protocol.until_received(size)
         assert protocol.data == message
@@ -64,7 +31,7 @@ async def test_echo_of_any_size(loop, tls, size):
 
 async def test_many_small_messages(loop, tls):
     async with serving(loop, tls) as (name, _):
-        transport, protocol = await connect(loop, tls, name)
+        transport, protocol = await connect_tls(loop, tls, name)
         for number in range(200):
             transport.write(b"%03d" % number)
             if number % 7 == 0:
@@ -76,7 +43,7 @@ async def test_many_small_messages(loop, tls):
 
 async def test_extra_info(loop, tls):
     async with serving(loop, tls) as (name, protocols):
-        transport, protocol = await connect(loop, tls, name)
+        transport, protocol = await connect_tls(loop, tls, name)
         assert isinstance(transport, asyncio.Transport)
         assert transport.get_extra_info("peername") == name
         assert transport.get_extra_info("cipher")[1].startswith("TLS")
@@ -95,7 +62,7 @@ async def test_extra_info(loop, tls):
 async def test_either_end_may_close(loop, tls):
     async with serving(loop, tls) as (name, protocols):
         for ours in (True, False):
-            transport, protocol = await connect(loop, tls, name)
+            transport, protocol = await connect_tls(loop, tls, name)
             transport.write(b"x")
             await protocol.until_received(1)
             (protocol if ours else protocols[-1]).transport.close()
@@ -106,7 +73,7 @@ async def test_either_end_may_close(loop, tls):
 
 async def test_what_is_written_before_close_arrives(loop, tls):
     async with serving(loop, tls, Recorder) as (name, protocols):
-        transport, protocol = await connect(loop, tls, name)
+        transport, protocol = await connect_tls(loop, tls, name)
         transport.write(b"x" * 3_000_000)
         transport.close()
         await protocol.until("connection_lost")
@@ -116,7 +83,7 @@ async def test_what_is_written_before_close_arrives(loop, tls):
 
 async def test_abort_delivers_nothing_more(loop, tls):
     async with serving(loop, tls) as (name, _protocols):
-        transport, protocol = await connect(loop, tls, name)
+        transport, protocol = await connect_tls(loop, tls, name)
         transport.write(b"x" * 100_000)
         transport.abort()
         await protocol.until("connection_lost")
@@ -128,7 +95,7 @@ async def test_abort_delivers_nothing_more(loop, tls):
 
 async def test_pause_and_resume_reading(loop, tls):
     async with serving(loop, tls) as (name, _):
-        transport, protocol = await connect(loop, tls, name)
+        transport, protocol = await connect_tls(loop, tls, name)
         transport.pause_reading()
         transport.write(b"x" * 100)
         await asyncio.sleep(0.005)
@@ -148,7 +115,7 @@ async def test_an_untrusted_certificate_is_refused(loop, tls, errors):
                 PATIENCE,
             )
         with pytest.raises(ssl.SSLCertVerificationError):
-            await connect(loop, tls, name, server_hostname="elsewhere")
+            await connect_tls(loop, tls, name, server_hostname="elsewhere")
         await asyncio.sleep(0.005)
     errors.clear()  # whether a server tells of it depends on the version
 
@@ -164,7 +131,7 @@ async def test_garbage_instead_of_a_handshake_ends_its_connection(loop, tls, err
             with contextlib.suppress(ConnectionResetError):
                 while await asyncio.wait_for(loop.sock_recv(sock, 1000), PATIENCE):
                     pass
-        transport, protocol = await connect(loop, tls, name)
+        transport, protocol = await connect_tls(loop, tls, name)
         transport.write(b"fine")
         await protocol.until_received(4)
         await close(protocol)
@@ -181,7 +148,7 @@ async def test_a_reset_in_the_handshake_is_no_news(loop, tls):
             await asyncio.sleep(0.005)
             reset(sock)
             await asyncio.sleep(0.005)
-        transport, protocol = await connect(loop, tls, name)
+        transport, protocol = await connect_tls(loop, tls, name)
         transport.write(b"fine")
         await protocol.until_received(4)
         await close(protocol)
@@ -190,7 +157,7 @@ async def test_a_reset_in_the_handshake_is_no_news(loop, tls):
 async def test_a_silent_peer_runs_into_the_handshake_timeout(loop, tls, errors):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         with pytest.raises(ConnectionAbortedError, match="SSL handshake is taking longer than"):
-            await connect(loop, tls, listener.getsockname(), ssl_handshake_timeout=0.05)
+            await connect_tls(loop, tls, listener.getsockname(), ssl_handshake_timeout=0.05)
         listener.accept()[0].close()
     async with serving(loop, tls, ssl_handshake_timeout=0.05) as (name, _):
         with socket.create_connection(name) as sock:
@@ -260,7 +227,7 @@ async def test_start_tls_in_both_directions(loop, tls):
 async def test_tls_1_2_too(loop, tls):
     async with serving(loop, tls) as (name, _):
         tls.client.maximum_version = ssl.TLSVersion.TLSv1_2
-        transport, protocol = await connect(loop, tls, name)
+        transport, protocol = await connect_tls(loop, tls, name)
         assert transport.get_extra_info("ssl_object").version() == "TLSv1.2"
         transport.write(b"old")
         await protocol.until_received(3)
@@ -272,7 +239,9 @@ async def test_a_protocol_that_raises_ends_its_connection(loop, tls, errors):
         raise ZeroDivisionError
 
     async with serving(loop, tls) as (name, _):
-        transport, protocol = await connect(loop, tls, name, lambda: Recorder(data_received=fail))
+        transport, protocol = await connect_tls(
+            loop, tls, name, lambda: Recorder(data_received=fail)
+        )
         transport.write(b"x")
         await protocol.until("connection_lost")
     assert any(isinstance(context["exception"], ZeroDivisionError) for context in errors)
@@ -283,7 +252,7 @@ async def test_fifty_connections(loop, tls):
     async with serving(loop, tls, backlog=100) as (name, _):
 
         async def talk(number):
-            transport, protocol = await connect(loop, tls, name)
+            transport, protocol = await connect_tls(loop, tls, name)
             transport.write(b"%d" % number)
             await protocol.until_received(len(b"%d" % number))
             assert protocol.data == b"%d" % number
@@ -318,7 +287,7 @@ async def test_debug_mode_tells_of_the_handshake(loop, tls, caplog):
     loop.set_debug(True)
     with caplog.at_level(logging.DEBUG, "asyncio"):
         async with serving(loop, tls) as (name, _):
-            _, protocol = await connect(loop, tls, name)
+            _, protocol = await connect_tls(loop, tls, name)
             await close(protocol)
     for words in ("starts SSL handshake", "SSL handshake took "):
         assert any(words in message for message in caplog.messages), words
@@ -361,7 +330,7 @@ async def test_start_tls_that_fails_ends_the_connection(loop, tls):
 
 async def test_how_much_is_read_ahead_can_be_set(loop, tls):
     async with serving(loop, tls) as (name, _):
-        transport, protocol = await connect(loop, tls, name)
+        transport, protocol = await connect_tls(loop, tls, name)
         transport.set_read_buffer_limits(high=1000, low=10)
         assert transport.get_read_buffer_limits() == (10, 1000)
         assert transport.get_read_buffer_size() == 0
@@ -374,7 +343,7 @@ async def test_how_much_is_read_ahead_can_be_set(loop, tls):
 def test_a_connection_that_nobody_closes_goes_with_its_loop(factory, tls):
     async def main(loop):
         server = await loop.create_server(Echo, "127.0.0.1", 0, ssl=tls.server)
-        transport, protocol = await connect(loop, tls, server.sockets[0].getsockname())
+        transport, protocol = await connect_tls(loop, tls, server.sockets[0].getsockname())
         transport.write(b"x")
         await protocol.until_received(1)
         return [weakref.ref(each) for each in (loop, transport, protocol, server)]
