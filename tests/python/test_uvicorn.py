@@ -10,11 +10,13 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from helpers import PATIENCE, ROOT, environment
@@ -181,8 +183,8 @@ def test_pipelined_requests_are_answered_in_order(served):
     assert answers == [b"%d" % number for number in range(10)]
 
 
-async def concurrently(url: str) -> None:
-    async with httpx.AsyncClient(timeout=PATIENCE) as client:
+async def concurrently(url: str, verify: ssl.SSLContext | bool = True) -> None:
+    async with httpx.AsyncClient(timeout=PATIENCE, verify=verify) as client:
         answers = await asyncio.gather(
             *(client.post(url + "/echo", content=b"%d" % number) for number in range(100))
         )
@@ -244,6 +246,80 @@ def test_many_websockets(served):
         await asyncio.gather(*(one(number) for number in range(30)))
 
     asyncio.run(main())
+
+
+# TLS.
+
+
+class Secure(NamedTuple):
+    url: str
+    authority: str  # a PEM file
+    context: ssl.SSLContext  # which trusts it
+
+
+@pytest.fixture(scope="module")
+def secure(certificates, tmp_path_factory: pytest.TempPathFactory):
+    authority, certificate = certificates
+    folder = tmp_path_factory.mktemp("tls")
+    certificate.cert_chain_pems[0].write_to_path(str(folder / "cert"))
+    certificate.private_key_pem.write_to_path(str(folder / "key"))
+    authority.cert_pem.write_to_path(str(folder / "ca"))
+    files = ("--ssl-certfile", str(folder / "cert"), "--ssl-keyfile", str(folder / "key"))
+    with uvicorn(folder, *files) as served:
+        trust = ssl.create_default_context(cafile=str(folder / "ca"))
+        yield Secure(served.url.replace("http:", "https:"), str(folder / "ca"), trust)
+
+
+def test_httpx_over_tls(secure):
+    with httpx.Client(verify=secure.context) as client:
+        for _ in range(5):
+            assert client.get(secure.url).text == "hello"
+        assert len(client.get(secure.url + "/big").content) == 20_000_000
+        body = os.urandom(2_000_000)
+        assert client.post(secure.url + "/echo", content=body).content == body
+
+
+def test_concurrent_httpx_over_tls_on_zloop(secure):
+    import zloop
+
+    zloop.run(concurrently(secure.url, secure.context))
+
+
+def test_httpx_without_verification(secure):
+    with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+        httpx.get(secure.url)
+    assert httpx.get(secure.url, verify=False).text == "hello"
+
+
+def test_curl_over_tls(secure, tmp_path):
+    if shutil.which("curl") is None:
+        pytest.skip("there is no curl: tools/setup installs it where it may")
+    body = tmp_path / "body"
+    body.write_bytes(os.urandom(5_000_000))
+
+    def curl(*options: str) -> subprocess.CompletedProcess[bytes]:
+        command = ["curl", "--silent", "--show-error", "--noproxy", "*", *options]
+        return subprocess.run(command, capture_output=True, timeout=PATIENCE)
+
+    trust = ("--cacert", secure.authority)
+    requests = [f"{secure.url}/?{number}" for number in range(5)]
+    done = curl(*trust, "-w", " %{num_connects};", *requests)
+    assert (done.stdout, done.stderr) == (b"hello 1;" + b"hello 0;" * 4, b"")
+    done = curl(*trust, "--data-binary", f"@{body}", secure.url + "/echo")
+    assert (done.stdout == body.read_bytes(), done.stderr) == (True, b"")
+    assert curl(secure.url).returncode == 60  # CURLE_PEER_FAILED_VERIFICATION
+    assert curl(*trust, secure.url).stdout == b"hello"
+
+
+def test_websocket_over_tls(secure):
+    from websockets.sync.client import connect
+
+    url = secure.url.replace("https:", "wss:") + "/ws"
+    with connect(url, ssl=secure.context, max_size=None) as socket_:
+        for size in (0, 5, 1000, 65536, 2_000_000):
+            data = os.urandom(size)
+            socket_.send(data)
+            assert socket_.recv(PATIENCE) == data
 
 
 # Load.
@@ -317,27 +393,6 @@ def test_an_app_that_raises_costs_its_request_only(tmp_path):
     with pytest.raises(AssertionError, match="ZeroDivisionError"), uvicorn(tmp_path) as served:
         assert httpx.get(served.url + "/raise").status_code == 500
         assert httpx.get(served.url).text == "hello"
-
-
-def test_over_tls(tmp_path):
-    trustme = pytest.importorskip("trustme", reason="trustme makes the certificates")
-    authority = trustme.CA()
-    certificate = authority.issue_cert("127.0.0.1", "localhost")
-    certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "cert"))
-    certificate.private_key_pem.write_to_path(str(tmp_path / "key"))
-    authority.cert_pem.write_to_path(str(tmp_path / "ca"))
-    files = ("--ssl-certfile", str(tmp_path / "cert"), "--ssl-keyfile", str(tmp_path / "key"))
-    import ssl
-
-    with uvicorn(tmp_path, *files) as served:
-        context = ssl.create_default_context(cafile=str(tmp_path / "ca"))
-        url = served.url.replace("http:", "https:")
-        with httpx.Client(verify=context) as client:
-            for _ in range(5):
-                assert client.get(url).text == "hello"
-            assert len(client.get(url + "/big").content) == 20_000_000
-            body = os.urandom(2_000_000)
-            assert client.post(url + "/echo", content=body).content == body
 
 
 def test_uvicorn_run_inside_a_program(tmp_path):
