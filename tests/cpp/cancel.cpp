@@ -401,8 +401,8 @@ TEST_CASE("a loop that ends has done with stops that are on their way", "[stop]"
     std::stop_source source;
     std::error_code outcome;
     {
-        virtual_loop on;
         auto work = [&]() -> task<> { outcome = (co_await with_stop(source.get_token(), nap(1h))).error(); };
+        virtual_loop on;  // which ends it
         spawn(on, work());
         on.settle();
         source.request_stop();

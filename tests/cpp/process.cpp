@@ -599,9 +599,9 @@ TEST_CASE("the loop's end ends a wait for a process", "[process]") {
     process outlives;  // has no pipes
     std::error_code outcome;
     {
-        loop on(each_backend());
-        outlives = process::spawn(on, {.argv = {"sleep", "100"}}).value();
         auto waits = [&]() -> task<> { outcome = (co_await outlives.wait()).error(); };
+        loop on(each_backend());  // which ends it
+        outlives = process::spawn(on, {.argv = {"sleep", "100"}}).value();
         spawn(on, waits());
         turn(on, 2);
     }

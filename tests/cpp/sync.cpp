@@ -463,11 +463,11 @@ TEST_CASE("waits of all kinds end with their loop", "[sync]") {
     auto held = alone.try_lock();
     int ended = 0;
     {
-        virtual_loop on;
         auto waits_for_event = [&]() -> task<> { ended += (co_await never.wait()).error() ? 1 : 0; };
         auto acquires = [&]() -> task<> { ended += (co_await none.acquire()).error() ? 1 : 0; };
         auto locks = [&]() -> task<> { ended += (co_await alone.lock()).error() ? 1 : 0; };
         auto waits = [&]() -> task<> { ended += (co_await unchanged.wait(held)).error() ? 1 : 0; };
+        virtual_loop on;  // which ends them
         spawn(on, waits_for_event());
         spawn(on, acquires());
         spawn(on, locks());
