@@ -123,12 +123,10 @@ py::ref SocketTransport::close() {
     return py::none();
 }
 
-py::ref SocketTransport::abort() {
-    flush_own_cork();
-    return force_close_with(Py_None);
-}
+py::ref SocketTransport::abort() { return force_close_with(Py_None); }
 
 py::ref SocketTransport::force_close_with(PyObject* error) {
+    flush_own_cork();  // asyncio has sent what was written before
     if (lost_writes == 0) {
         core->check_closed();
         force_close(error);

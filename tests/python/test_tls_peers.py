@@ -387,3 +387,12 @@ def test_keyboard_interrupt_leaves_at_once(loop, tls):
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         loop.run_until_complete(task)
+
+
+async def test_what_was_written_before_abort_arrives(loop, tls):
+    protocol = Recorder()
+    async with connected(loop, tls, protocol) as (transport, peer):
+        transport.write(b"last words")
+        transport.abort()
+        assert await peer.receive_exactly(10) == b"last words"
+        await protocol.until("connection_lost")
