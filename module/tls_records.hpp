@@ -2,7 +2,9 @@
 //
 // OpenSSL asked for data that is not complete answers by an exception in Python, which costs more than
 // to read a message. A record says in its first five bytes how long it is: so we know without asking.
-// Nothing is kept but counts. A stream that does not look like TLS is `lost`, and has to be asked.
+// Nothing is kept but counts. What OpenSSL may refuse by its header alone has to be asked before it is
+// complete: a record that is not like those of application data is `odd`, and a stream that does not look
+// like TLS is so for ever.
 #pragma once
 
 #include <cstddef>
@@ -26,6 +28,7 @@ public:
             } else {
                 data = data.subspan(missing_);
                 missing_ = 0;
+                odd_ = false;
                 complete_bytes_ += body_;
                 ++complete_;
                 tail_ = data.size();
@@ -39,14 +42,15 @@ public:
         complete_bytes_ = 0;
     }
 
-    bool lost() const noexcept { return lost_; }
+    /// Whether what was followed last has to be asked.
+    bool odd() const noexcept { return lost_ || (odd_ && missing_ != 0); }
 
     /// Records that were complete since the last forget_complete(), and no less than what is in them.
     std::size_t complete() const noexcept { return complete_; }
     std::size_t complete_bytes() const noexcept { return complete_bytes_; }
 
     /// The last bytes that were followed, of a record that is not complete.
-    std::size_t tail() const noexcept { return lost_ ? 0 : tail_; }
+    std::size_t tail() const noexcept { return odd() ? 0 : tail_; }
 
 private:
     void begin(std::uint8_t byte) noexcept {
@@ -54,27 +58,32 @@ private:
             case 0:
                 lost_ = byte < 20 ||
                         byte > 24;  // the types of records: they begin a TLS stream, and nothing else
+                odd_ = byte != application_data;
                 break;
             case 1:
                 lost_ = byte != 3;  // SSL 3.0 to TLS 1.3
                 break;
-            case 2: break;
+            case 2: odd_ = odd_ || byte != 3; break;
             case 3: body_ = static_cast<std::size_t>(byte) << 8; break;
             default:
                 body_ |= byte;
                 missing_ = body_;
                 header_ = 0;
                 lost_ = body_ == 0 || body_ > longest;
+                odd_ = odd_ || body_ > longest_of_1_3;
                 break;
         }
     }
 
-    static constexpr std::size_t longest = 16384 + 2048;  // TLS 1.2 allows that; 1.3 less
+    static constexpr std::uint8_t application_data = 23;
+    static constexpr std::size_t longest = 16384 + 2048;  // as TLS 1.2 allows
+    static constexpr std::size_t longest_of_1_3 = 16384 + 256;
 
     std::size_t complete_ = 0, complete_bytes_ = 0, tail_ = 0;
     std::size_t body_ = 0;     // of the record that began last
     std::size_t missing_ = 0;  // of its body
     unsigned header_ = 0;      // bytes of its header, while that is not complete
+    bool odd_ = false;         // that record
     bool lost_ = false;
 };
 

@@ -103,8 +103,8 @@ std::size_t tls_session::read_at(module_state& state, std::byte* data, std::size
 
 tls_session::plaintext tls_session::read(module_state& state) {
     written_ = true;  // an alert, perhaps, or a new key
-    const bool single = records_.complete() == 1 && !records_.lost();
-    const std::size_t room = records_.lost() ? unread_ + one_record : records_.complete_bytes();
+    const bool single = records_.complete() == 1 && !records_.odd();
+    const std::size_t room = records_.odd() ? unread_ + one_record : records_.complete_bytes();
     if (single) {
         const py::ref most = py::integer(static_cast<long long>(room));
         const py::ref inner = inner_;
@@ -137,7 +137,7 @@ tls_session::plaintext tls_session::read(module_state& state) {
             }
             filled += count;
             unread_ = size_from(py::ref::steal(PyObject_GetAttr(incoming_.get(), state.str_pending.get())));
-            inside_ = records_.lost();  // ask until it says that there is no more
+            inside_ = records_.odd();  // ask until it says that there is no more
         }
     } catch (const py::error_set&) {
         if (!take_ssl_again(state)) {
@@ -176,9 +176,9 @@ tls_session::amount tls_session::read_into(module_state& state, PyObject* buffer
             }
             const bool full = got.count >= size;
             inside_ = (count == asked && size_from(py::call(state.ssl_pending.get(), inner.get())) != 0) ||
-                      (full && records_.lost());
+                      (full && records_.odd());
             look_at_unread(state);
-            if (full || !(has_message() || records_.lost())) {
+            if (full || !(has_message() || records_.odd())) {
                 return got;
             }
             asked = size - got.count;

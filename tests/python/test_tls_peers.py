@@ -396,3 +396,19 @@ async def test_what_was_written_before_abort_arrives(loop, tls):
         transport.abort()
         assert await peer.receive_exactly(10) == b"last words"
         await protocol.until("connection_lost")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"\x16\x03\x03\x40\x01", b"\x17\x03\x01\x00\x10", b"\x17\x03\x03\x41\x18"],
+    ids=["of a handshake", "of TLS 1.0", "longer than TLS 1.3 allows"],
+)
+@pytest.mark.parametrize("before", [b"", b"one"])
+async def test_a_record_is_refused_by_its_header(loop, tls, header, before):
+    """The rest of it need not come. What came before, and was not read yet, is lost, as in asyncio."""
+    protocol = Recorder()
+    async with connected(loop, tls, protocol) as (_, peer):
+        await peer.below.send((peer.records(before) if before else b"") + header)
+        await protocol.until("connection_lost")
+        assert isinstance(protocol.losses[0], ssl.SSLError)
+        assert protocol.data == b""
