@@ -65,6 +65,9 @@ void SocketTransport::set_protocol_of(PyObject* given) {
     }
     protocol = py::ref::borrow(given);
     under_tls = Py_TYPE(given) == reinterpret_cast<PyTypeObject*>(core->state->tls_transport_type.get());
+    if (under_tls) {
+        at_eof = false;  // a handshake is to learn that it will not end, not to wait for its timeout
+    }
     if (buffered != (is_buffered != 0)) {
         buffered = is_buffered != 0;
         stop_reading();  // the reader waits in the old protocol's way; it starts again in the new one's

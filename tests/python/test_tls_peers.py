@@ -412,3 +412,16 @@ async def test_a_record_is_refused_by_its_header(loop, tls, header, before):
         await protocol.until("connection_lost")
         assert isinstance(protocol.losses[0], ssl.SSLError)
         assert protocol.data == b""
+
+
+async def test_start_tls_behind_the_end_of_the_stream_fails_at_once(loop, tls):
+    ours, theirs = tcp_pair()
+    protocol = Recorder(eof_received=lambda self: True)
+    transport, _ = await loop.create_connection(lambda: protocol, sock=ours)
+    theirs.shutdown(socket.SHUT_WR)
+    await protocol.until("eof_received")
+    with theirs, pytest.raises(ConnectionResetError):
+        await asyncio.wait_for(
+            loop.start_tls(transport, protocol, tls.client, server_hostname="localhost"), PATIENCE
+        )
+    await protocol.until("connection_lost")
