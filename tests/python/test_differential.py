@@ -6,13 +6,14 @@ each test draws that many, other ones each time, and makes one that fails as sma
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import os
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from differential import connections, datagrams, driver, scheduling
+from differential import connections, datagrams, driver, scheduling, tls
 from helpers import BACKEND, FACTORIES, ROOT
 from hypothesis import HealthCheck, Phase, configuration, given, settings
 
@@ -80,6 +81,13 @@ def test_a_connection_under_backpressure(program):
 
 
 @polled
+@pytest.mark.usefixtures("certificates")
+@programs(tls.small_programs(), 100)
+def test_tls_of_small_writes(program):
+    check_same(program)
+
+
+@polled
 @programs(datagrams.programs(), 60)
 def test_datagrams(program):
     check_same(program)
@@ -95,9 +103,11 @@ def test_datagrams(program):
         connections.small_programs(),
         connections.bulk_programs(),
         datagrams.programs(),
+        tls.small_programs(),
     ],
-    ids=["scheduling", "small writes", "backpressure", "datagrams"],
+    ids=["scheduling", "small writes", "backpressure", "datagrams", "TLS"],
 )
+@pytest.mark.usefixtures("certificates")
 def test_asyncio_says_the_same_twice(strategy):
     """A language in which it does not, says something that is left to chance."""
 
@@ -123,8 +133,13 @@ class ChangesProtocols(zloop.Loop):
     def change(self, protocol: Any) -> None: ...
 
     def _make_socket_transport(self, sock, protocol, *args, **more):
-        self.change(protocol)
+        if not isinstance(protocol, asyncio.Transport):  # TLS is both
+            self.change(protocol)
         return super()._make_socket_transport(sock, protocol, *args, **more)
+
+    def _make_ssl_transport(self, sock, protocol, *args, **more):
+        self.change(protocol)
+        return super()._make_ssl_transport(sock, protocol, *args, **more)
 
 
 class ForgetsTheEnd(ChangesProtocols):
@@ -138,10 +153,28 @@ class ForgetsTheReason(ChangesProtocols):
         protocol.connection_lost = lambda exc: lost(None)
 
 
+class EndsTwice(ChangesProtocols):
+    def change(self, protocol):
+        lost = protocol.connection_lost
+        protocol.connection_lost = lambda exc: (lost(exc), lost(exc))
+
+
 class LosesAByte(ChangesProtocols):
     def change(self, protocol):
         if received := getattr(protocol, "data_received", None):
             protocol.data_received = lambda data: received(data[1:])
+
+
+class ForgetsToPause(zloop.Loop):
+    """Though it says that it reads no longer."""
+
+    def _make_ssl_transport(self, *args, **more):
+        made = super()._make_ssl_transport(*args, **more)
+        paused: list[Any] = []
+        made.pause_reading = lambda: paused.append(True)
+        made.resume_reading = paused.clear
+        made.is_reading = lambda: not paused
+        return made
 
 
 class DoesNotStop(zloop.Loop):
@@ -157,9 +190,15 @@ class DoesNotStop(zloop.Loop):
         (ForgetsTheEnd, connections.small_programs()),
         (ForgetsTheReason, connections.small_programs()),
         (LosesAByte, connections.small_programs()),
+        (ForgetsTheEnd, tls.small_programs()),
+        (ForgetsTheReason, tls.small_programs()),
+        (LosesAByte, tls.small_programs()),
+        (EndsTwice, tls.small_programs()),
+        (ForgetsToPause, tls.small_programs()),
     ],
     ids=lambda each: getattr(each, "__name__", "programs"),
 )
+@pytest.mark.usefixtures("certificates")
 def test_a_loop_that_is_wrong_is_caught(wrong, strategy, monkeypatch):
     monkeypatch.setattr(driver, "PATIENCE", 1.0)
 

@@ -111,6 +111,9 @@ class End:
             wanted |= select.POLLOUT
         return wanted != 0 and self.polls(wanted)
 
+    def new_protocol(self, buffered: Any, keeps_open: bool) -> Any:
+        return (BufferedRecorder if buffered else Recorder)(self, keeps_open)
+
     def polls(self, wanted: int) -> bool:
         poll = select.poll()
         poll.register(self.connection.descriptor_of(self), wanted)
@@ -184,10 +187,6 @@ class BufferedRecorder(Recorder, asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self.end.got(self.buffer[:nbytes])
         self.end.called("data_received")
-
-
-def new_protocol(end: End, buffered: bool, keeps_open: bool) -> Any:
-    return (BufferedRecorder if buffered else Recorder)(end, keeps_open)
 
 
 # What can be done at an end.
@@ -304,11 +303,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class SetProtocol:
-    buffered: bool
+    buffered: Any
     keeps_open: bool
 
     def do(self, end: End) -> Any:
-        end.protocol = new_protocol(end, self.buffered, self.keeps_open)
+        end.protocol = end.new_protocol(self.buffered, self.keeps_open)
         end.transport.set_protocol(end.protocol)
 
 
@@ -402,11 +401,14 @@ class Connection:
         self.cut = (
             False  # bulk only: a backlog was dropped, so how much comes is not known any more
         )
-        self.ends = [End(self, "a"), End(self, "b")]
+        self.ends = self.make_ends()
         driver.busy += [end.is_busy for end in self.ends]
         driver.track_of = self.track_of
         driver.at_end.append(self.end)
         self.servers: list[Any] = []
+
+    def make_ends(self) -> list[Any]:
+        return [End(self, "a"), End(self, "b")]
 
     def end(self) -> None:
         for end in self.ends:
@@ -460,7 +462,7 @@ class Program(driver.Program):
         for end, buffered, keeps_open in zip(
             connection.ends, self.buffered, self.keeps_open, strict=True
         ):
-            end.protocol = new_protocol(end, buffered, keeps_open)
+            end.protocol = end.new_protocol(buffered, keeps_open)
         connect = self.connect_by_server if self.serves else self.connect_pair
         connecting = on.loop.create_task(connect(connection))
         on.busy.append(lambda: not connecting.done())

@@ -14,7 +14,7 @@ from typing import Any
 def words_of(what: Any) -> str:
     """Without what is another one in each run: addresses, numbers of descriptors, whose class it is."""
     words = re.sub(r"<\S*Transport\b[^<>]*(<[^<>]*>)?[^<>]*>", "<transport>", str(what))
-    words = re.sub(r"(in callback )\w*Transport\b", r"\1Transport", words)
+    words = re.sub(r"(in callback )(\w*Transport|SSLProtocol)\b", r"\1Transport", words)
     words = re.sub(
         r"(in callback [\w.<>]+)\(.*\.\.\..*", r"\1", words
     )  # an argument is cut to a length
