@@ -5,6 +5,7 @@ PYTHON ?= python3
 ADDRESS ?= 127.0.0.1
 PORT ?= 8000
 FUZZ_SECONDS ?= 600
+FUZZ_CONNECTIONS ?= 10000
 CHECKS ?=  # of make test: a few of those in tools/test; all, when empty
 
 version := $(shell $(PYTHON) -c 'import platform, sys; print(platform.python_version() + sys.abiflags)')
@@ -51,6 +52,10 @@ modes: $(venv)/zloop  ## the same with asyncio's debug mode, Python's, its debug
 .PHONY: fuzz
 fuzz:  ## random programs on the scripted backend, for FUZZ_SECONDS, with clang's libFuzzer
 	@tools/fuzz $(FUZZ_SECONDS)
+
+.PHONY: fuzz-tls
+fuzz-tls: $(venv)/zloop  ## FUZZ_CONNECTIONS over TLS through a proxy that breaks them, other ones each time
+	cd tests; ZLOOP_TLS_FUZZ_CONNECTIONS=$(FUZZ_CONNECTIONS) pytest -q python/test_tls_fuzz.py
 
 .PHONY: amalgamate
 amalgamate:  ## one header of all: build/amalgamated/zloop.hpp, and zloop_testing.hpp beside it

@@ -87,12 +87,13 @@ class End(connections.End):
 
     sock: socket.socket
     starting: Any = None  # the task that connects, or starts TLS
-    made = upgraded = False
+    made = introduced = upgraded = False
     told: Any = None
 
     def called(self, event: str) -> None:
         self.made = True
         super().called(event)
+        self.introduced = True
         if event == "connection_lost" and self.connection.program.kind == "server":
             self.transport = (
                 None  # a server whose handshake "failed" after connection_made() closes twice
@@ -376,9 +377,10 @@ class Look:
     def do(self, end: End) -> Any:
         transport = end.transport
         small = end.connection.small
+        waiting = transport.get_write_buffer_size()  # at first of signatures: their lengths vary
         words = [
             f"closing {transport.is_closing()} reading {transport.is_reading()}",
-            f"waiting {transport.get_write_buffer_size() if small else 'some'}",
+            f"waiting {waiting if small and end.introduced else 'some'}",
             f"limits {transport.get_write_buffer_limits()}",
             f"own {transport.get_protocol() is end.protocol} eof {transport.can_write_eof()}",
         ]
