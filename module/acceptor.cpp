@@ -6,6 +6,7 @@
 
 #include "names.hpp"
 #include "socket_transport.hpp"
+#include "tls_transport.hpp"
 
 namespace zl {
 
@@ -17,11 +18,13 @@ constexpr std::chrono::seconds retry_delay{1};
 }  // namespace
 
 acceptor::acceptor(loop_state& owner, int descriptor, PyObject* socket, PyObject* protocol_factory,
-                   PyObject* owner_server, PyObject* hand_over_to, PyObject* context_of_server)
+                   PyObject* owner_server, PyObject* tls_terms, PyObject* hand_over_to,
+                   PyObject* context_of_server)
     : core(owner),
       sock(py::ref::borrow(socket)),
       factory(py::ref::borrow(protocol_factory)),
       server(py::ref::borrow(owner_server)),
+      tls(py::ref::borrow(tls_terms)),
       hand_over(py::ref::borrow(hand_over_to)),
       context(context_of_server != Py_None ? py::ref::borrow(context_of_server)
                                            : py::ref::steal(PyContext_CopyCurrent())) {
@@ -40,14 +43,14 @@ void acceptor::start() { accept_loop(*core.loop, running_); }
 void acceptor::stop() noexcept {
     stopped_ = true;
     static_cast<void>(listening.release());
-    for (py::ref* each : {&sock, &factory, &server, &hand_over, &context}) {
+    for (py::ref* each : {&sock, &factory, &server, &tls, &hand_over, &context}) {
         each->reset();
     }
     running_.cancel();
 }
 
 int acceptor::visit_all(visitproc visit, void* arg) const {
-    for (const py::ref* each : {&sock, &factory, &server, &hand_over, &context}) {
+    for (const py::ref* each : {&sock, &factory, &server, &tls, &hand_over, &context}) {
         Py_VISIT(each->get());
     }
     return 0;
@@ -75,48 +78,64 @@ fiber acceptor::accept_loop(zloop::loop&, fiber::place& kept) {
 void acceptor::serve(zloop::accepted connection) noexcept {
     const callback_scope running(core);
     // Ours while Python runs: the factory may stop the server.
-    const py::ref make = factory, owner = server, over = hand_over;
+    const py::ref make = factory, owner = server, terms = tls, over = hand_over;
     loop_state& on = core;
+    py::ref protocol;
     try {
         py::ref own_context = py::ref::steal(PyContext_Copy(context.get()));
-        const py::ref peername = over.get() != Py_None ? name_of(connection.peer) : nullptr;
+        const bool ours = is_ours(on, terms, over);
+        const py::ref peername = ours ? nullptr : name_of(connection.peer);
         if (PyContext_Enter(own_context.get()) != 0) {
             throw py::error_set{};
         }
         py::ref made;
-        if (over.get() != Py_None) {
+        if (ours) {
+            made = py::try_call(make.get());
+        } else {
             const py::ref descriptor = py::integer(connection.socket.release());
             made = py::try_call(over.get(), descriptor.get(), peername.get());
-        } else {
-            made = py::try_call(make.get());
         }
         if (PyContext_Exit(own_context.get()) != 0 || !made) {
             throw py::error_set{};
         }
-        if (over.get() == Py_None) {
+        if (ours) {
+            protocol = std::move(made);
             if (no_delay_) {
                 static_cast<void>(connection.socket.set_option(IPPROTO_TCP, TCP_NODELAY, 1));
             }
-            SocketTransport::from_accepted(on, std::move(connection.socket), connection.peer, made.get(),
+            const py::ref first =
+                terms.get() == Py_None ? protocol : TLSTransport::accept(on, protocol.get(), terms.get());
+            SocketTransport::from_accepted(on, std::move(connection.socket), connection.peer, first.get(),
                                            owner.get(), std::move(own_context));
         }
     } catch (const std::bad_alloc&) {
         PyErr_NoMemory();
-        report_factory(on);
+        report_birth(on, protocol);
     } catch (const py::error_set&) {
-        report_factory(on);
+        report_birth(on, protocol);
     }
 }
 
+/// With TLS only while nothing was replaced that we reach around. Throws.
+bool acceptor::is_ours(loop_state& on, const py::ref& tls, const py::ref& hand_over) {
+    if (hand_over.get() == Py_None) {
+        return true;
+    }
+    return tls.get() != Py_None &&
+           py::truth(py::call_method(on.self(), on.state->str_accepts_tls.get(), tls.get()).get());
+}
+
 /// Ends one connection's birth; the listener goes on in any case. The indicator is set.
-void acceptor::report_factory(loop_state& on) noexcept {
+void acceptor::report_birth(loop_state& on, const py::ref& protocol) noexcept {
     if (py::error_is_fatal()) {
         on.fail();
         return;
     }
     const py::ref failure = py::take_error();
+    PyObject* const made = protocol ? protocol.get() : Py_None;
     // asyncio tells of it in debug mode only.
-    if (on.debug && !py::try_call_method(on.self(), on.state->str_factory_failed.get(), failure.get())) {
+    if (on.debug &&
+        !py::try_call_method(on.self(), on.state->str_birth_failed.get(), failure.get(), made, Py_None)) {
         on.fail();
     }
 }

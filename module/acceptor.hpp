@@ -13,10 +13,13 @@
 namespace zl {
 
 struct acceptor {
-    /// `hand_over` is None, or takes (descriptor, peername) of each connection instead of us. Each
-    /// connection has a copy of `context`, or, where that is None, of the current one.
+    /// Without TLS both `tls_terms` and `hand_over_to` are None. With it the former is what
+    /// TLSTransport::accept() takes, or None, and the latter takes (descriptor, peername) of each connection
+    /// that asyncio's own code has to serve. Each connection has a copy of `context`, or, where that is None,
+    /// of the current one.
     acceptor(loop_state& owner, int descriptor, PyObject* socket, PyObject* protocol_factory,
-             PyObject* owner_server, PyObject* hand_over_to, PyObject* context_of_server);
+             PyObject* owner_server, PyObject* tls_terms, PyObject* hand_over_to,
+             PyObject* context_of_server);
 
     ~acceptor() { static_cast<void>(listening.release()); }  // the Python socket's to close
 
@@ -26,12 +29,13 @@ struct acceptor {
 
     loop_state& core;
     zloop::listener listening;
-    py::ref sock, factory, server, hand_over, context;
+    py::ref sock, factory, server, tls, hand_over, context;
 
 private:
     fiber accept_loop(zloop::loop& on, fiber::place& kept);
     void serve(zloop::accepted connection) noexcept;
-    static void report_factory(loop_state& on) noexcept;
+    static bool is_ours(loop_state& on, const py::ref& tls, const py::ref& hand_over);
+    static void report_birth(loop_state& on, const py::ref& protocol) noexcept;
     void report(int error) noexcept;
 
     fiber::place running_;

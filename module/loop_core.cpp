@@ -623,14 +623,15 @@ py::ref LoopCore::make_tls_transport(const py::arguments& args) {
 
 py::ref LoopCore::start_accepting(const py::arguments& args) {
     check_closed();
-    if (args.count != 5) {
-        py::raise(PyExc_TypeError, "_start_accepting(sock, protocol_factory, server, hand_over, context)");
+    if (args.count != 6) {
+        py::raise(PyExc_TypeError,
+                  "_start_accepting(sock, protocol_factory, server, tls, hand_over, context)");
     }
     const py::ref fileno = py::ref::steal(PyObject_CallMethod(args.values[0], "fileno", nullptr));
     const int descriptor = descriptor_of(fileno.get());
     stop_acceptor(*this, descriptor);
     auto made = std::make_unique<acceptor>(*this, descriptor, args.values[0], args.values[1], args.values[2],
-                                           args.values[3], args.values[4]);
+                                           args.values[3], args.values[4], args.values[5]);
     acceptors[descriptor] = made.get();
     made.release()->start();
     return py::none();
@@ -716,9 +717,9 @@ void add_loop_core_type(PyObject* module, module_state& state) {
             "server_hostname, handshake_timeout, shutdown_timeout, call_connection_made)."),
         py::method<&LoopCore::start_accepting>(
             "_start_accepting",
-            "Accept connections: (sock, protocol_factory, server, hand_over, context). With hand_over, a "
-            "callable that "
-            "takes (descriptor, peername), the caller makes the transport."),
+            "Accept connections: (sock, protocol_factory, server, tls, hand_over, context). `tls` is "
+            "(sslcontext, handshake_timeout, shutdown_timeout); what is not ours goes to `hand_over`, as "
+            "(descriptor, peername)."),
         py::method<&LoopCore::stop_accepting>("_stop_accepting", "Leave a listening socket alone again."),
         py::method<&LoopCore::sock_recv>("sock_recv",
                                          "sock_recv($self, sock, n)\n--\n\nasyncio.loop.sock_recv"),

@@ -172,9 +172,15 @@ void SocketTransport::close_socket() noexcept {
 }
 
 void SocketTransport::leave_service() noexcept {
-    if (socket) {
-        capture_names();
-        forget_number();
+    if (!socket) {
+        return;
+    }
+    capture_names();
+    forget_number();
+    if (under_tls && !sock && core->state->tls_ends_unknown(protocol.get())) {
+        lost = true;
+        socket.close();
+    } else {
         static_cast<void>(socket.release());
     }
 }

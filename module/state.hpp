@@ -42,44 +42,46 @@ struct module_state {
     // ssl's, as asyncio.sslproto uses it.
     py::ref memory_bio_type;  // ssl.MemoryBIO
     py::ref ssl_error, ssl_want_read_error, ssl_syscall_error, ssl_certificate_error;
-    py::ref ssl_read, ssl_write, ssl_pending;  // methods of _ssl._SSLSocket
-    py::ref bio_read, bio_write;               // and of ssl.MemoryBIO
-    py::ref tls_limits;                        // asyncio.sslproto.add_flowcontrol_defaults
-    bool tls_asks_below = false;               // is_closing() of this version does
-    bool tls_keeps_shutdown_timer = false;     // until the connection is lost
+    py::ref ssl_do_handshake, ssl_getpeercert, ssl_read, ssl_write, ssl_pending;  // of _ssl._SSLSocket
+    py::ref bio_read, bio_write;                                                  // and of ssl.MemoryBIO
+    py::ref tls_limits;                     // asyncio.sslproto.add_flowcontrol_defaults
+    bool tls_asks_below = false;            // is_closing() of this version does
+    bool tls_keeps_shutdown_timer = false;  // until the connection is lost
     /// For who finds a TLSTransport as a protocol: hands it bytes where they are. Throws.
     void (*tls_received)(PyObject* protocol, std::span<const std::byte> data) = nullptr;
+    /// Likewise: whether nobody knows of it yet, as it was accepted and its handshake goes on. Then it is
+    /// over.
+    bool (*tls_ends_unknown)(PyObject* protocol) noexcept = nullptr;
 
     // Names that are looked up while the loop runs.
-    py::ref str_Future, str_Task, str_accept, str_accept_failed, str_add_reader, str_add_writer, str_attach,
-        str_buffer_updated, str_call_connection_lost, str_call_later, str_callback_failed, str_cancel,
-        str_cancelled, str_check_callback, str_check_thread, str_close, str_connect, str_connection_lost,
-        str_connection_made, str_context, str_data_received, str_datagram_received, str_detach,
-        str_do_handshake, str_ensure_fd_no_transport, str_eof_received, str_error_received,
-        str_factory_failed, str_fileno, str_force_close, str_future_blocking, str_get_buffer,
-        str_get_extra_info, str_getpeercert, str_gettimeout, str_is_closing, str_log_debug, str_log_failure,
-        str_log_handshake, str_log_info, str_pause_reading, str_pause_writing, str_pending,
-        str_protocol_raised, str_read_ready, str_recv_into, str_recvfrom, str_recvfrom_into,
-        str_remove_reader, str_remove_writer, str_resume_reading, str_resume_writing, str_run_in_debug,
-        str_send, str_sendto, str_sendto_ready, str_set_exception, str_set_result, str_setblocking, str_time,
-        str_tls_failed, str_transport_failed, str_unwrap, str_warn_lost_writes, str_write;
+    py::ref str_Future, str_Task, str_accept, str_accept_failed, str_accepts_tls, str_add_reader,
+        str_add_writer, str_attach, str_birth_failed, str_buffer_updated, str_call_connection_lost,
+        str_call_later, str_callback_failed, str_cancel, str_cancelled, str_check_callback, str_check_thread,
+        str_close, str_connect, str_connection_lost, str_connection_made, str_context, str_data_received,
+        str_datagram_received, str_detach, str_ensure_fd_no_transport, str_eof_received, str_error_received,
+        str_fileno, str_force_close, str_future_blocking, str_get_buffer, str_get_extra_info, str_gettimeout,
+        str_is_closing, str_log_debug, str_log_failure, str_log_handshake, str_log_info, str_pause_reading,
+        str_pause_writing, str_pending, str_protocol_raised, str_read_ready, str_recv_into, str_recvfrom,
+        str_recvfrom_into, str_remove_reader, str_remove_writer, str_resume_reading, str_resume_writing,
+        str_run_in_debug, str_send, str_sendto, str_sendto_ready, str_set_exception, str_set_result,
+        str_setblocking, str_time, str_tls_failed, str_transport_failed, str_unwrap, str_warn_lost_writes,
+        str_write;
 
-    using owned =
-        py::owned<&module_state::loop_core_type, &module_state::handle_type, &module_state::timer_handle_type,
-                  &module_state::threadsafe_handle_type, &module_state::socket_transport_type,
-                  &module_state::datagram_transport_type, &module_state::read_pipe_transport_type,
-                  &module_state::write_pipe_transport_type, &module_state::sock_operation_type,
-                  &module_state::stock_loop, &module_state::futures, &module_state::tasks,
-                  &module_state::buffered_protocol, &module_state::extract_stack,
-                  &module_state::set_result_unless_cancelled, &module_state::transport_socket,
-                  &module_state::invalid_state_error, &module_state::socket_type,
-                  &module_state::socket_family, &module_state::socket_kind, &module_state::cancelled_error,
-                  &module_state::loop_keyword, &module_state::tls_transport_type,
-                  &module_state::tls_window_type, &module_state::memory_bio_type, &module_state::ssl_error,
-                  &module_state::ssl_want_read_error, &module_state::ssl_syscall_error,
-                  &module_state::ssl_certificate_error, &module_state::ssl_read, &module_state::ssl_write,
-                  &module_state::ssl_pending, &module_state::bio_read, &module_state::bio_write,
-                  &module_state::tls_limits>;
+    using owned = py::owned<
+        &module_state::loop_core_type, &module_state::handle_type, &module_state::timer_handle_type,
+        &module_state::threadsafe_handle_type, &module_state::socket_transport_type,
+        &module_state::datagram_transport_type, &module_state::read_pipe_transport_type,
+        &module_state::write_pipe_transport_type, &module_state::sock_operation_type,
+        &module_state::stock_loop, &module_state::futures, &module_state::tasks,
+        &module_state::buffered_protocol, &module_state::extract_stack,
+        &module_state::set_result_unless_cancelled, &module_state::transport_socket,
+        &module_state::invalid_state_error, &module_state::socket_type, &module_state::socket_family,
+        &module_state::socket_kind, &module_state::cancelled_error, &module_state::loop_keyword,
+        &module_state::tls_transport_type, &module_state::tls_window_type, &module_state::memory_bio_type,
+        &module_state::ssl_error, &module_state::ssl_want_read_error, &module_state::ssl_syscall_error,
+        &module_state::ssl_certificate_error, &module_state::ssl_do_handshake, &module_state::ssl_getpeercert,
+        &module_state::ssl_read, &module_state::ssl_write, &module_state::ssl_pending,
+        &module_state::bio_read, &module_state::bio_write, &module_state::tls_limits>;
 
     /// Set at exit, to the thread that ends the interpreter: loops of daemon threads then stay asleep.
     std::atomic<unsigned long> ended_by = 0;

@@ -17,7 +17,11 @@ void TLSTransport::received(std::span<const std::byte> data) {
     }
     session.feed(known(), data);
     switch (state) {
-        case phase::handshake: handshake(); break;
+        case phase::handshake:
+            if (session.has_message()) {  // else a part of a record
+                handshake();
+            }
+            break;
         case phase::wrapped: read(); break;
         case phase::flushing: flush(); break;
         case phase::shutdown: shut_down(); break;

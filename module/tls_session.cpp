@@ -70,6 +70,17 @@ void tls_session::begin(module_state& state, PyObject* context, PyObject* server
     inner_ = py::attribute(object_.get(), "_sslobj");
 }
 
+py::ref tls_session::shake_hands(module_state& state) noexcept {
+    written_ = true;
+    const py::ref inner = inner_;  // ssl calls Python, of whoever chooses a context by the server's name
+    return py::try_call(state.ssl_do_handshake.get(), inner.get());
+}
+
+py::ref tls_session::peer_certificate(module_state& state) const {
+    const py::ref inner = inner_;
+    return py::call(state.ssl_getpeercert.get(), inner.get());
+}
+
 void tls_session::feed(module_state& state, std::span<const std::byte> data) {
     const py::ref lent = window_on(state, data.data(), data.size(), true);
     const py::ref bio = incoming_;
@@ -244,6 +255,8 @@ void look_up_ssl(PyObject* module, module_state& state) {
     state.ssl_syscall_error = py::attribute(ssl.get(), "SSLSyscallError");
     state.ssl_certificate_error = py::attribute(ssl.get(), "CertificateError");
     const py::ref native = py::attribute(py::import("_ssl").get(), "_SSLSocket");
+    state.ssl_do_handshake = py::attribute(native.get(), "do_handshake");
+    state.ssl_getpeercert = py::attribute(native.get(), "getpeercert");
     state.ssl_read = py::attribute(native.get(), "read");
     state.ssl_write = py::attribute(native.get(), "write");
     state.ssl_pending = py::attribute(native.get(), "pending");

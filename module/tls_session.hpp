@@ -1,7 +1,7 @@
 // module/tls_session.hpp: an ssl.SSLObject between two ssl.MemoryBIOs, driven by cached calls.
 //
-// The methods of ssl.SSLObject are Python, and only hand over to the C object inside: read and write call
-// that one, by method descriptors that the module looked up once. loop.py sees to it that nobody has
+// The methods of ssl.SSLObject are Python, and only hand over to the C object inside: we call that one, by
+// method descriptors that the module looked up once. loop.py sees to it that nobody has
 // replaced or derived anything here. The C objects copy; the one that reads and writes memory of ours is lent
 // it as a `window`, for the time of one call.
 #pragma once
@@ -21,6 +21,12 @@ public:
 
     bool begun() const noexcept { return static_cast<bool>(inner_); }
     PyObject* object() const noexcept { return object_.get(); }
+
+    /// One step of the handshake: null with the error set where it does not end by it.
+    py::ref shake_hands(module_state& state) noexcept;
+
+    /// The peer's certificate, as ssl shows it. Throws.
+    py::ref peer_certificate(module_state& state) const;
 
     /// Gives OpenSSL what came from the peer. Throws.
     void feed(module_state& state, std::span<const std::byte> data);

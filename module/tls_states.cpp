@@ -82,7 +82,7 @@ py::ref TLSTransport::connection_lost(PyObject* error) {
     }
     ++lost_writes;
     closed = true;
-    const py::ref told_last = std::exchange(protocol, py::none());
+    const py::ref told_last = protocol;
     if (state != phase::handshake && (app == told::made || app == told::eof)) {
         app = told::lost;
         schedule(*core,
@@ -93,6 +93,7 @@ py::ref TLSTransport::connection_lost(PyObject* error) {
     below.reset();
     stop_timer();
     wake_waiter(error);
+    protocol = py::none();
     over = true;
     let_go();
     return py::none();
@@ -147,9 +148,7 @@ py::ref TLSTransport::proceed() {
 // Handshake.
 
 void TLSTransport::handshake() {
-    const py::ref object = py::ref::borrow(session.object());
-    session.may_have_written();
-    if (py::try_call_method(object.get(), known().str_do_handshake.get())) {
+    if (session.shake_hands(known())) {
         session.look_at_unread(known());
         handshake_ended(nullptr);
         return;
@@ -173,7 +172,7 @@ void TLSTransport::handshake_ended(py::ref error) {
             throw py::error_set{};
         }
         switch_to(phase::wrapped);
-        peercert = py::call_method(session.object(), known().str_getpeercert.get());
+        peercert = session.peer_certificate(known());
     } catch (const py::error_set&) {
         const py::ref failure = take_exception();
         state = phase::unwrapped;
@@ -211,6 +210,13 @@ py::ref TLSTransport::handshake_timed_out() {
 }
 
 void TLSTransport::wake_waiter(PyObject* error) {
+    if (accepted) {
+        accepted = false;
+        if (error != Py_None) {  // asyncio's coroutine would be told in the next turn
+            schedule(*core, py::attribute(self(), "_birth_failed").get(), {error, protocol.get()}, nullptr);
+        }
+        return;
+    }
     const py::ref told_now = std::move(waiter);
     if (!told_now) {
         return;
@@ -224,6 +230,24 @@ void TLSTransport::wake_waiter(PyObject* error) {
     } else {
         py::call_method(told_now.get(), known().str_set_result.get(), Py_None);
     }
+}
+
+/// The end of asyncio's coroutine for an accepted connection: (error, protocol).
+py::ref TLSTransport::birth_failed(const py::arguments& args) {
+    close();
+    if (core->debug && args.count == 2) {
+        py::call_method(loop, known().str_birth_failed.get(), args.values[0], args.values[1], self());
+    }
+    return py::none();
+}
+
+bool TLSTransport::end_unknown() noexcept {
+    if (!accepted || app != told::nothing) {
+        return false;
+    }
+    closed = true;
+    state = phase::unwrapped;
+    return true;
 }
 
 // Shutdown.

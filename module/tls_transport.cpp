@@ -78,6 +78,14 @@ py::ref TLSTransport::make(loop_state& core, const py::arguments& args) {
     return object;
 }
 
+py::ref TLSTransport::accept(loop_state& core, PyObject* protocol, PyObject* terms) {
+    const auto term = [terms](Py_ssize_t index) { return PyTuple_GET_ITEM(terms, index); };
+    PyObject* const values[] = {protocol, term(0), Py_None, Py_True, Py_None, term(1), term(2), Py_True};
+    py::ref object = make(core, {values, std::size(values), nullptr});
+    cast(object.get()).accepted = true;
+    return object;
+}
+
 void TLSTransport::set_app_protocol(PyObject* given) {
     const int is_buffered = PyObject_IsInstance(given, known().buffered_protocol.get());
     if (is_buffered < 0) {
@@ -310,6 +318,8 @@ void add_tls_transport_type(PyObject* module, module_state& state) {
         py::method<&TLSTransport::read_on>("_do_read", "asyncio's."),
         py::method<&TLSTransport::handshake_timed_out>("_check_handshake_timeout", "asyncio's."),
         py::method<&TLSTransport::shutdown_timed_out>("_check_shutdown_timeout", "asyncio's."),
+        py::method<&TLSTransport::birth_failed>("_birth_failed",
+                                                "The handshake has failed, and nobody waits."),
         py::method<&TLSTransport::force_close>("_force_close", "asyncio's."),
         py::method<&TLSTransport::append_backlog>("_test__append_write_backlog", "For asyncio's tests."),
         {},
@@ -357,6 +367,7 @@ void add_tls_transport_type(PyObject* module, module_state& state) {
     state.tls_received = [](PyObject* protocol, std::span<const std::byte> data) {
         cast(protocol).received(data);
     };
+    state.tls_ends_unknown = [](PyObject* protocol) noexcept { return cast(protocol).end_unknown(); };
 }
 
 }  // namespace zl

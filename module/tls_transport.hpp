@@ -58,6 +58,7 @@ struct tls_transport_fields {
     bool has_info : 1 = false;              // the handshake has ended, get_extra_info() knows
     bool closed_again : 1 = false;          // its user is through with it
     bool over : 1 = false;                  // connection_lost() was called
+    bool accepted : 1 = false;  // nobody waits: what goes wrong before `told::made` is ours to tell
 
     using owned = py::owned<&tls_transport_fields::protocol, &tls_transport_fields::below,
                             &tls_transport_fields::context, &tls_transport_fields::waiter,
@@ -102,6 +103,7 @@ struct TLSTransport : transport_slots, tls_transport_fields {
     py::ref read_on();
     py::ref handshake_timed_out();
     py::ref shutdown_timed_out();
+    py::ref birth_failed(const py::arguments& args);
 
     // What asyncio's tests, and debuggers, look at.
     py::ref get_ssl_protocol() { return py::ref::borrow(self()); }
@@ -116,6 +118,13 @@ struct TLSTransport : transport_slots, tls_transport_fields {
 
     /// A new one, which waits for connection_made(). Throws.
     static py::ref make(loop_state& core, const py::arguments& args);
+
+    /// The same for a connection that was accepted; `terms` is (sslcontext, handshake_timeout,
+    /// shutdown_timeout).
+    static py::ref accept(loop_state& core, PyObject* protocol, PyObject* terms);
+
+    /// The loop is closed: true for who was accepted and has not shaken hands, and then it is over.
+    bool end_unknown() noexcept;
 
 private:
     friend void add_tls_transport_type(PyObject* module, module_state& state);

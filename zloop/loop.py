@@ -17,6 +17,7 @@ import errno
 import functools
 import inspect
 import io
+import operator
 import os
 import selectors
 import socket
@@ -81,7 +82,7 @@ ssl = sslproto.ssl  # None where Python was built without
 
 # What the native TLS reaches around: where any of it was replaced or derived, asyncio's own serves.
 _STOCK_TLS = [
-    (owner, name, getattr(owner, name))
+    (owner, look, look(owner))
     for owner, names in (
         [
             (sslproto, ("ssl", "SSLProtocol")),
@@ -101,7 +102,7 @@ _STOCK_TLS = [
         if ssl is not None
         else ()
     )
-    for name in names
+    for look in [operator.attrgetter(*names)]  # a third of the time of getattr for each
 ]
 _STOCK_WRAP_BIO = ssl and ssl.SSLContext.wrap_bio
 
@@ -111,8 +112,8 @@ _HANDS_OVER = "_stream_reader" in asyncio.SelectorEventLoop.start_tls.__code__.c
 
 def _is_plain_tls(context: Any) -> bool:
     """Whether connections of this ssl.SSLContext are what ssl itself makes of them, and no more."""
-    for owner, name, known in _STOCK_TLS:
-        if getattr(owner, name) is not known:
+    for owner, look, known in _STOCK_TLS:
+        if look(owner) != known:
             return False
     return (
         ssl is not None
@@ -128,6 +129,13 @@ def _timeout(name: str, seconds: float | None, default: float) -> float:
     if seconds <= 0:
         raise ValueError(f"{name} should be a positive number, got {seconds}")
     return seconds
+
+
+def _timeouts(handshake: float | None, shutdown: float | None) -> tuple[float, float]:
+    return (
+        _timeout("ssl_handshake_timeout", handshake, constants.SSL_HANDSHAKE_TIMEOUT),
+        _timeout("ssl_shutdown_timeout", shutdown, constants.SSL_SHUTDOWN_TIMEOUT),
+    )
 
 
 class Loop(LoopCore, asyncio.SelectorEventLoop):
@@ -250,8 +258,7 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
             waiter,
             bool(server_side),
             hostname if hostname and not server_side else None,
-            _timeout("ssl_handshake_timeout", handshake, constants.SSL_HANDSHAKE_TIMEOUT),
-            _timeout("ssl_shutdown_timeout", shutdown, constants.SSL_SHUTDOWN_TIMEOUT),
+            *_timeouts(handshake, shutdown),
             introduces,
         )
 
@@ -459,9 +466,11 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
                 *more,
             )
             return
-        accept = None
+        tls = hand_over = None
         if sslcontext is not None:
-            accept = functools.partial(
+            with contextlib.suppress(Exception):  # asyncio's coroutine raises it for each connection
+                tls = (sslcontext, *_timeouts(ssl_handshake_timeout, ssl_shutdown_timeout))
+            hand_over = functools.partial(
                 self._accept_tls,
                 (int(sock.family), int(sock.type), sock.proto),  # 4 us if asked each time
                 protocol_factory,
@@ -470,12 +479,19 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
                 ssl_handshake_timeout,
                 ssl_shutdown_timeout,
             )
-        self._start_accepting(sock, protocol_factory, server, accept, context)
+        self._start_accepting(sock, protocol_factory, server, tls, hand_over, context)
+
+    def _accepts_tls(self, terms: tuple[Any, float, float]) -> bool:
+        """Whether what the acceptor makes of a connection is what asyncio's coroutine would make."""
+        try:
+            return _how_to_accept(self) == _STOCK_ACCEPTING and _is_plain_tls(terms[0])
+        except AttributeError:  # of what replaced a method, and is none
+            return False
 
     def _accept_tls(
         self, kind, protocol_factory, sslcontext, server, handshake, shutdown, fd, peername
     ):
-        """Hand an accepted descriptor to asyncio's own coroutine, which waits for the handshake."""
+        """Hand what is not plain TLS to asyncio's own coroutine, which waits for the handshake."""
         conn = socket.socket(*kind, fileno=fd)
         conn.setblocking(False)
         extra = {"peername": peername}
@@ -489,14 +505,17 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
         self._stop_accepting(sock)
         super()._stop_serving(sock)
 
-    def _factory_failed(self, exc: BaseException) -> None:
-        """asyncio tells of a protocol factory that raises in debug mode only."""
-        self.call_exception_handler(
-            {
-                "message": "Error on transport creation for incoming connection",
-                "exception": exc,
-            }
-        )
+    def _birth_failed(self, exc: BaseException, protocol, transport) -> None:
+        """asyncio tells of what fails before a connection is made in debug mode only."""
+        context = {
+            "message": "Error on transport creation for incoming connection",
+            "exception": exc,
+        }
+        if protocol is not None:
+            context["protocol"] = protocol
+        if transport is not None:
+            context["transport"] = transport
+        self.call_exception_handler(context)
 
     def _accept_failed(self, exc: OSError, sock: socket.socket) -> None:
         """No connection could be accepted; the next try is a second away."""
@@ -510,3 +529,16 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
                 "socket": trsock.TransportSocket(sock),
             }
         )
+
+
+# What the acceptor does by itself for a plain TLS connection, where nobody has replaced or overridden it.
+_how_to_accept = operator.attrgetter(
+    "_accept_connection2.__func__",
+    "_make_ssl_transport.__func__",
+    "_make_socket_transport.__func__",
+)
+_STOCK_ACCEPTING = (
+    Loop._accept_connection2,
+    Loop._make_ssl_transport,
+    Loop._make_socket_transport,
+)
