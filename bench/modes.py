@@ -5,6 +5,7 @@ on another, or a micro benchmark on the server's core.
 """
 
 import json
+import subprocess
 import sys
 from dataclasses import dataclass, field
 
@@ -99,6 +100,7 @@ MODES = [
     Mode("sock-1KiB-64", "sock", ["echo", "--size=1024", "--connections=64"]),
     *_tls_modes(),
     Mode("uvicorn-64", "uvicorn", ["http", "--connections=64"]),
+    Mode("uvicorn-tls-64", "uvicorn_tls", ["http", "--connections=64"], "tls_load"),
     *(Mode(name) for name in micro.MODES),
 ]
 
@@ -136,6 +138,6 @@ def measure(
             figures = _served(mode, contender, seconds, cores)
         else:
             figures = dict(_micro(mode, contender, seconds, cores[0]))
-    except Failure as failure:
+    except (Failure, subprocess.CalledProcessError) as failure:  # a program that does not compile
         return Sample(mode.name, round, contender, failure=str(failure))
     return Sample(mode.name, round, contender, **figures)  # type: ignore[arg-type]

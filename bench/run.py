@@ -24,7 +24,7 @@ from processes import two_cores
 
 # zloop stands between the two that its bars refer to: in a rotation they stay its neighbours.
 CONTENDERS = [*loops.LOOPS, loops.FLOOR]
-QUICK_MODES = "echo-1KiB-1,echo-1KiB-64,streams-1KiB-64,uvicorn-64,call_soon,call_later_cancel"
+QUICK_MODES = "echo-1KiB-1,echo-1KiB-64,streams-1KiB-64,tls-*,uvicorn-*,call_soon,call_later_cancel"
 START_SECONDS = 0.5  # what a process costs beside its measurement, to tell how long a run takes
 
 

@@ -1,12 +1,13 @@
 """A server process on one event loop: `python bench/servers.py uvloop echo`.
 
-    echo      asyncio.Protocol, the shortest that there is
-    datagram  the same as asyncio.DatagramProtocol, over UDP
-    streams   StreamReader and StreamWriter
-    sock      loop.sock_recv() and loop.sock_sendall(), a task a connection
-    tls_echo  echo, over TLS
-    tls_bulk  writes of 1 MiB over TLS, for as long as the client takes them
-    uvicorn   uvicorn with httptools and a bare ASGI application
+    echo         asyncio.Protocol, the shortest that there is
+    datagram     the same as asyncio.DatagramProtocol, over UDP
+    streams      StreamReader and StreamWriter
+    sock         loop.sock_recv() and loop.sock_sendall(), a task a connection
+    tls_echo     echo, over TLS
+    tls_bulk     writes of 1 MiB over TLS, for as long as the client takes them
+    uvicorn      uvicorn with httptools and a bare ASGI application
+    uvicorn_tls  the same over TLS
 
 It prints `port N` once it listens on 127.0.0.1, and runs until it is terminated.
 """
@@ -149,7 +150,7 @@ async def plaintext(scope, receive, send) -> None:  # type: ignore[no-untyped-de
     await send({"type": "http.response.body", "body": b"Hello, world!"})
 
 
-async def uvicorn() -> None:
+async def uvicorn(certificate: str | None = None) -> None:
     from uvicorn import Config, Server
 
     class AnnouncingServer(Server):
@@ -167,8 +168,14 @@ async def uvicorn() -> None:
         access_log=False,
         log_level="warning",
         backlog=BACKLOG,
+        ssl_certfile=certificate,
+        ssl_keyfile=certificate,
     )
     await AnnouncingServer(config).serve()
+
+
+async def uvicorn_tls() -> None:
+    await uvicorn(native.certificate())
 
 
 MODES = {
@@ -177,6 +184,7 @@ MODES = {
     "streams": streams,
     "sock": sock,
     "uvicorn": uvicorn,
+    "uvicorn_tls": uvicorn_tls,
     "tls_echo": tls_echo,
     "tls_bulk": tls_bulk,
 }

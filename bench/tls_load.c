@@ -3,8 +3,10 @@
 //     tls_load echo PORT [options]       sends --size bytes, waits until as many came back
 //     tls_load bulk PORT [options]       takes what the server sends; a message is 1 MiB
 //     tls_load handshake PORT [options]  connects, shakes hands, sends a byte, has it back, and connects anew
+//     tls_load http PORT [options]       sends a GET, waits for the whole response
 //
 // Options, warmup and what is printed are those of load.c; a handshake is never resumed.
+#include "http.h"
 #include "measure.h"
 #include "tls.h"
 
@@ -12,16 +14,17 @@ enum { events_per_turn = 512, scratch_bytes = 256 * 1024, bulk_bytes = 1024 * 10
 
 static struct {
     uint16_t port;
-    bool bulk, handshake;
+    bool bulk, handshake, http;
     uint64_t connections;
     double seconds, warmup_seconds;
 } options = {.connections = 1, .seconds = 1, .warmup_seconds = 0.25};
 
 struct connection {
     struct tls tls;
-    bool asked;
+    bool asked, over;
     size_t received;
     int64_t began_ns;
+    struct http_response response;
 };
 
 static int epoll;
@@ -33,7 +36,9 @@ static size_t message_bytes = 64;
 static void begin(struct connection* c, int64_t now) {
     c->began_ns = now;
     c->received = 0;
-    c->asked = false;
+    c->asked = c->over = false;
+    if (options.http)
+        http_reset(&c->response);
 }
 
 static void reopen(struct connection* c) {
@@ -73,11 +78,20 @@ static const char* take(struct connection* c, size_t size) {
         }
         return NULL;
     }
+    if (options.http) {
+        if (http_feed(&c->response, plain, size) < size)
+            return "bytes after the response";
+        if (c->response.state == http_invalid)
+            return "not an HTTP response";
+        c->over = c->response.state == http_complete;
+        return c->over && c->response.status != 200 ? "a status that is not 200" : NULL;
+    }
     if (size > message_bytes - c->received)
         return "more bytes than were sent";
     if (warming && memcmp(plain, message + c->received, size) != 0)
         return "bytes that differ";
     c->received += size;
+    c->over = c->received == message_bytes;
     return NULL;
 }
 
@@ -111,9 +125,10 @@ static bool drive(struct connection* c, uint32_t events) {
             if (wrong)
                 return failed(wrong), false;
         }
-        if (!options.bulk && c->received == message_bytes) {
+        if (c->over) {
+            const bool last = options.handshake || (options.http && c->response.closes);
             finish(c);
-            if (options.handshake)
+            if (last)
                 return false;
         }
         if (!ask(c) || !tls_flush(t))
@@ -162,8 +177,8 @@ static void parse(int argc, char** argv) {
         {0},
     };
     static const char usage[] =
-        "usage: tls_load echo|bulk|handshake PORT [--connections N] [--size BYTES] [--seconds S] [--warmup S]\n"
-        "                                         [--server-pid PID]";
+        "usage: tls_load echo|bulk|handshake|http PORT [--connections N] [--size BYTES] [--seconds S] [--warmup S]\n"
+        "                                              [--server-pid PID]";
     for (int option; (option = getopt_long(argc, argv, "", table, NULL)) != -1;) {
         switch (option) {
             case 'c': options.connections = count_of(optarg); break;
@@ -178,7 +193,8 @@ static void parse(int argc, char** argv) {
         stop_with(usage);
     options.bulk = strcmp(argv[optind], "bulk") == 0;
     options.handshake = strcmp(argv[optind], "handshake") == 0;
-    if (!options.bulk && !options.handshake && strcmp(argv[optind], "echo") != 0)
+    options.http = strcmp(argv[optind], "http") == 0;
+    if (!options.bulk && !options.handshake && !options.http && strcmp(argv[optind], "echo") != 0)
         stop_with(usage);
     if (options.handshake)
         message_bytes = 1;
@@ -190,9 +206,16 @@ static void parse(int argc, char** argv) {
 int main(int argc, char** argv) {
     parse(argc, argv);
     allow_descriptors(options.connections);
-    message = malloc(message_bytes);
-    for (size_t i = 0; message != NULL && i < message_bytes; i++)
-        message[i] = (char)(i * 31 + (i >> 8));
+    if (options.http) {
+        int n = asprintf(&message, "GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAccept: */*\r\n\r\n", options.port);
+        if (n < 0)
+            die("asprintf");
+        message_bytes = (size_t)n;
+    } else {
+        message = malloc(message_bytes);
+        for (size_t i = 0; message != NULL && i < message_bytes; i++)
+            message[i] = (char)(i * 31 + (i >> 8));
+    }
     scratch = malloc(scratch_bytes);
     plain = malloc(scratch_bytes);
     struct connection* all = calloc(options.connections, sizeof *all);

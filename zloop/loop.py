@@ -468,7 +468,8 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
             return
         tls = hand_over = None
         if sslcontext is not None:
-            with contextlib.suppress(Exception):  # asyncio's coroutine raises it for each connection
+            # Of wrong timeouts asyncio's coroutine tells, for each connection.
+            with contextlib.suppress(Exception):
                 tls = (sslcontext, *_timeouts(ssl_handshake_timeout, ssl_shutdown_timeout))
             hand_over = functools.partial(
                 self._accept_tls,
