@@ -30,11 +30,11 @@ from test_differential import EndsTwice, LosesAByte
 
 LONG = int(os.environ.get("ZLOOP_TLS_FUZZ_CONNECTIONS", "0"))
 SEED = os.environ.get("ZLOOP_TLS_FUZZ_SEED", str(time.time_ns()) if LONG else "0")
-AT_ONCE = 40
+AT_ONCE = 12
 
 # Seconds. A clean connection never runs into any of these; the others do when bytes are missing.
 PATIENT = {"ssl_handshake_timeout": 30.0, "ssl_shutdown_timeout": 30.0}
-IMPATIENT = {"ssl_handshake_timeout": 0.5, "ssl_shutdown_timeout": 0.3}
+IMPATIENT = {"ssl_handshake_timeout": 1.0, "ssl_shutdown_timeout": 0.3}
 GIVES_UP = {True: 60.0, False: 0.7}  # an application that waits for the rest
 HANG = 40.0  # all of these, on a machine that is busy
 
@@ -559,7 +559,7 @@ def test_a_broken_connection_ends_and_delivers_nothing_that_was_not_sent(
     assert run.wrong == []
     assert run.reports == []
     assert run.counts["connections"] == count
-    assert run.counts["shook hands"] > count // 2
+    assert run.counts["shook hands"] >= run.counts["clean"] > 0
     gc.collect()
     assert list(run.made) == []
 
