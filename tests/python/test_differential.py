@@ -82,7 +82,7 @@ def test_a_connection_under_backpressure(program):
 
 @polled
 @pytest.mark.usefixtures("certificates")
-@programs(tls.small_programs(), 100)
+@programs(tls.programs(), 100)
 def test_tls_of_small_writes(program):
     check_same(program)
 
@@ -103,7 +103,7 @@ def test_datagrams(program):
         connections.small_programs(),
         connections.bulk_programs(),
         datagrams.programs(),
-        tls.small_programs(),
+        tls.programs(),
     ],
     ids=["scheduling", "small writes", "backpressure", "datagrams", "TLS"],
 )
@@ -190,11 +190,11 @@ class DoesNotStop(zloop.Loop):
         (ForgetsTheEnd, connections.small_programs()),
         (ForgetsTheReason, connections.small_programs()),
         (LosesAByte, connections.small_programs()),
-        (ForgetsTheEnd, tls.small_programs()),
-        (ForgetsTheReason, tls.small_programs()),
-        (LosesAByte, tls.small_programs()),
-        (EndsTwice, tls.small_programs()),
-        (ForgetsToPause, tls.small_programs()),
+        (ForgetsTheEnd, tls.programs()),
+        (ForgetsTheReason, tls.programs()),
+        (LosesAByte, tls.programs()),
+        (EndsTwice, tls.programs()),
+        (ForgetsToPause, tls.programs()),
     ],
     ids=lambda each: getattr(each, "__name__", "programs"),
 )

@@ -40,7 +40,6 @@ from .connections import (
     WriteEof,
     WriteLines,
     WriteNonsense,
-    limit_buffers,
     run_actions,
 )
 from .driver import FAILURES, Driver
@@ -100,7 +99,7 @@ class End(connections.End):
             )
 
     def may_write(self, size: int) -> bool:
-        if self.connection.small and len(self.sent) + size > SMALL_TOTAL:
+        if len(self.sent) + size > SMALL_TOTAL:
             return False
         return not size or self.may_send()
 
@@ -129,18 +128,32 @@ class End(connections.End):
         if self.sock.fileno() < 0:
             return False
         poll = select.poll()
-        poll.register(self.sock, select.POLLIN | select.POLLOUT | select.POLLRDHUP)
+        poll.register(self.sock, select.POLLIN | select.POLLRDHUP)
         flags = sum(found for _, found in poll.poll(0))
         (unread,) = struct.unpack("i", fcntl.ioctl(self.sock, termios.FIONREAD, bytes(4)))
-        below = self.below
+        below, peer = self.below, self.peer
         backlog = below.get_write_buffer_size() if below is not None else 0
         told, self.told = self.told, (flags, unread, backlog)
-        if below is not None and not below.is_closing():
-            if unread and below.is_reading():
-                return True
-            if backlog and flags & select.POLLOUT:
-                return True
+        if not peer.gone and (under_way(self.sock, peer.sock) or under_way(peer.sock, self.sock)):
+            return True
+        if unread and below is not None and below.is_reading():
+            return True
         return told != self.told
+
+
+def under_way(sender: socket.socket, receiver: socket.socket) -> bool:
+    """Whether the kernel has something that was sent and has not come yet."""
+    _, sent = tcp_bytes(sender)
+    received, _ = tcp_bytes(receiver)
+    return sent > received
+
+
+def tcp_bytes(sock: socket.socket) -> tuple[int, int]:
+    """How many came, and how many were sent, of struct tcp_info; one that was sent again counts once."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 224)
+    (received,) = struct.unpack_from("Q", info, 128)
+    sent, again = struct.unpack_from("QQ", info, 200)
+    return received, sent - again
 
 
 class BufferedRecorder(connections.BufferedRecorder):
@@ -176,7 +189,6 @@ class Peer:
         self.out = bytearray()  # waits to be sent
         self.due = 0  # of it
         self.holds = connection.program.holds
-        self.reading = True
         self.shaken = self.failed = self.ended = False
         self.notified = False  # has said that it will send no more
         self.shut = self.gone = False
@@ -236,17 +248,14 @@ class Peer:
         self.received += len(data)
         if data != self.connection.ends[0].sent[begin : self.received]:
             self.writes("received what was never written")
-        if self.connection.cut:
-            self.driver.trace.count += 1
-        else:
-            self.driver.trace.received(self.name, data)
+        self.driver.trace.received(self.name, data)
 
     def is_busy(self) -> bool:
         """Receives and sends what it can; whether that was anything."""
         if self.sock is None or self.gone:
             return False
         moved = False
-        while self.reading and not self.ended:
+        while not self.ended:
             try:
                 data = self.sock.recv(1 << 16)
             except BlockingIOError:
@@ -299,7 +308,8 @@ class Connection(connections.Connection):
         self.program = program
         self.secure = False
         self.driver = on
-        super().__init__(on, program.small)
+        super().__init__(on, small=True)
+        on.busy.reverse()  # the peer first: it has to go on, whatever the other end waits for
 
     def make_ends(self) -> list[Any]:
         return [End(self, "a"), Peer(self)]
@@ -307,7 +317,6 @@ class Connection(connections.Connection):
     def end(self) -> None:
         end, peer = self.ends
         end.hooks.clear()
-        self.cuts()
         if end.starting is not None:
             end.starting.cancel()
         if end.transport is not None and not end.lost:
@@ -348,7 +357,6 @@ class Abort:
     def do(self, end: End) -> Any:
         if end.transport.is_closing() or end.peer.shut or end.peer.notified:
             return "no"
-        end.connection.cuts()
         end.transport.abort()
 
 
@@ -376,11 +384,10 @@ class ReadLimits:
 class Look:
     def do(self, end: End) -> Any:
         transport = end.transport
-        small = end.connection.small
         waiting = transport.get_write_buffer_size()  # at first of signatures: their lengths vary
         words = [
             f"closing {transport.is_closing()} reading {transport.is_reading()}",
-            f"waiting {waiting if small and end.introduced else 'some'}",
+            f"waiting {waiting if end.introduced else 'some'}",
             f"limits {transport.get_write_buffer_limits()}",
             f"own {transport.get_protocol() is end.protocol} eof {transport.can_write_eof()}",
         ]
@@ -419,16 +426,16 @@ class StartTls:
         serves = program.kind == "upgraded server"
 
         def born() -> None:
-            if connection.secure:
-                return
-            end.peer.begin_tls()
             made = raw.get_protocol()
             if made is not end.protocol:
                 end.transport = getattr(made, "_app_transport", made)
-            end.peer.send()
+                end.peer.begin_tls()
+                end.peer.send()
 
-        end.starting = end.driver.loop.create_task(
-            end.driver.loop.start_tls(
+        async def start() -> None:
+            if raw.is_closing():
+                return  # asyncio's transport tells connection_made() after connection_lost() then
+            await end.driver.loop.start_tls(
                 raw,
                 end.protocol,
                 program.own_context(connection),
@@ -437,7 +444,8 @@ class StartTls:
                 ssl_handshake_timeout=program.handshake_timeout,
                 ssl_shutdown_timeout=program.shutdown_timeout,
             )
-        )
+
+        end.starting = end.driver.loop.create_task(start())
         end.starting.add_done_callback(connection.note_result)
         end.driver.loop.call_soon(born)
 
@@ -461,7 +469,7 @@ class Records:
 
     def do(self, peer: Peer) -> Any:
         size = sum(self.sizes)
-        if peer.connection.small and len(peer.sent) + size > SMALL_TOTAL:
+        if len(peer.sent) + size > SMALL_TOTAL:
             return "no"
         if peer.notified or peer.shut or (peer.tls is not None and not peer.shaken):
             return "no"
@@ -543,14 +551,6 @@ class Send:
 
 
 @dataclass(frozen=True)
-class Reading:
-    on: bool
-
-    def do(self, peer: Peer) -> Any:
-        peer.reading = self.on
-
-
-@dataclass(frozen=True)
 class Leave:
     """The end of what it sends, without a word; or of all; or by a reset."""
 
@@ -583,7 +583,6 @@ class Pass:
 @dataclass(frozen=True)
 class Program(driver.Program):
     kind: str  # how the transport is made, and which side it is of
-    small: bool
     version: str
     certified: (
         str  # "server": only that; "both"; "missing": should be both; "stranger": nobody knows it
@@ -691,8 +690,6 @@ class Program(driver.Program):
     def prepare(self, sock: Any) -> None:
         """What is sent, the other end has at once. asyncio does not ask for that of each accepted socket."""
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if not self.small:
-            limit_buffers(sock)
 
 
 # How programs are drawn.
@@ -770,18 +767,18 @@ EVENTS = (
 )
 
 
-def hooks(what: Any) -> Any:
-    doing = st.lists(st.builds(At, st.just(0), what | failures), min_size=1, max_size=3).map(tuple)
+def hooks() -> Any:
+    doing = st.lists(st.builds(At, st.just(0), ours | failures), min_size=1, max_size=3).map(tuple)
     return st.builds(At, st.just(0), st.builds(When, st.sampled_from(EVENTS), doing))
 
 
-def steps(own: Any, of_peer: Any, most: int) -> Any:
+def steps(most: int) -> Any:
     each = st.one_of(
-        st.builds(At, st.just(0), own | failures),
-        st.builds(At, st.just(0), own),
-        st.builds(At, st.just(1), of_peer),
-        st.builds(At, st.just(1), of_peer),
-        hooks(own),
+        st.builds(At, st.just(0), ours | failures),
+        st.builds(At, st.just(0), ours),
+        st.builds(At, st.just(1), theirs),
+        st.builds(At, st.just(1), theirs),
+        hooks(),
     )
     step = st.lists(each, min_size=1, max_size=4).map(tuple)
     passing = st.builds(Pass, st.sampled_from([1.0, 4.0, 40.0, 100.0]))
@@ -790,13 +787,12 @@ def steps(own: Any, of_peer: Any, most: int) -> Any:
     return st.builds(tuple.__add__, begin, more)
 
 
-def programs_of(small: bool, own: Any, of_peer: Any, most: int) -> Any:
+def programs(most: int = 12) -> Any:
     return st.builds(
         Program,
         kind=st.sampled_from(
             ["client", "server", "accepted", "upgraded client", "upgraded server"]
         ),
-        small=st.just(small),
         version=st.sampled_from(["TLSv1_3", "TLSv1_3", "TLSv1_2"]),
         certified=st.sampled_from(["server"] * 8 + ["both", "both", "missing", "stranger"]),
         hostname=st.sampled_from([NAME] * 15 + ["elsewhere"]),
@@ -808,10 +804,6 @@ def programs_of(small: bool, own: Any, of_peer: Any, most: int) -> Any:
         answers=st.sampled_from([True, True, True, False]),
         buffered=buffers,
         keeps_open=st.booleans(),
-        hooks=st.lists(hooks(own), max_size=3).map(tuple),
-        steps=steps(own, of_peer, most),
+        hooks=st.lists(hooks(), max_size=3).map(tuple),
+        steps=steps(most),
     )
-
-
-def small_programs(most: int = 12) -> Any:
-    return programs_of(True, ours, theirs, most)
