@@ -10,6 +10,7 @@ import socket
 import ssl
 import sys
 import warnings
+import weakref
 
 import pytest
 from helpers import FACTORIES, PATIENCE, Events, Recorder, check_program, reset, turns
@@ -436,6 +437,27 @@ def test_a_loop_that_is_closed_ends_its_handshakes(zloop_loop, tls):
         sock.settimeout(PATIENCE)
         assert sock.recv(10) == b""
     assert [str(each.message) for each in told] == []
+
+
+def test_a_loop_that_nobody_closes_goes_with_its_handshakes(tls):
+    """The collector may clear what belongs together in any order."""
+    socks = []
+    for _ in range(20):
+        loop = FACTORIES["zloop"]()
+        serving = Serving(loop, tls)
+        loop.run_until_complete(serving.start())
+        socks.append(loop.run_until_complete(serving.silent_client()))
+        gone = weakref.ref(loop)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            del loop, serving
+            gc.collect()
+        assert gone() is None
+    for sock in socks:
+        with sock:
+            sock.settimeout(PATIENCE)
+            with contextlib.suppress(ConnectionResetError):
+                assert sock.recv(10) == b""
 
 
 # What a program may have replaced.
