@@ -166,6 +166,24 @@ async def test_a_connection_runs_in_a_context_of_its_own(loop, tls):
     assert seen == ["of the server", "of the factory"] * 2
 
 
+async def test_over_unix_sockets_too(loop, tls, tmp_path):
+    path = str(tmp_path / "socket")
+    serving = Serving(loop, tls)
+    async with await loop.create_unix_server(serving.factory, path, ssl=tls.server):
+        client = Recorder()
+        await loop.create_unix_connection(
+            lambda: client, path, ssl=tls.client, server_hostname="localhost"
+        )
+        client.transport.write(b"fine")
+        await client.until_received(4)
+        accepted = serving.protocols[0].transport
+        assert accepted.get_extra_info("peername") == ""
+        assert accepted.get_extra_info("sockname") == path
+        assert accepted.get_extra_info("socket").family == socket.AF_UNIX
+        client.transport.close()
+        await Serving.until_over(client, *serving.protocols)
+
+
 async def test_tasks_of_the_program_are_the_only_ones_after_the_handshake(loop, tls):
     serving = Serving(loop, tls)
     async with await serving.start():
