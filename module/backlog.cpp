@@ -48,6 +48,11 @@ void backlog::push(py::ref bytes, std::size_t offset) {
     bytes_ += size - offset;
 }
 
+void backlog::push_front(py::ref bytes, std::size_t offset) {
+    bytes_ += static_cast<std::size_t>(PyBytes_GET_SIZE(bytes.get())) - offset;
+    parts_.insert(parts_.begin() + static_cast<std::ptrdiff_t>(first_), {std::move(bytes), offset});
+}
+
 std::size_t backlog::peek(iovec* views, std::size_t most) const noexcept {
     const std::size_t count = std::min(parts_.size() - first_, most);
     for (std::size_t index = 0; index < count; ++index) {

@@ -40,6 +40,9 @@ public:
     /// Appends a bytes object from `offset` on.
     void push(py::ref bytes, std::size_t offset);
 
+    /// Puts one before all others.
+    void push_front(py::ref bytes, std::size_t offset);
+
     /// The object that holds the oldest bytes; who sends them keeps it.
     py::ref oldest() const noexcept { return parts_[first_].bytes; }
 

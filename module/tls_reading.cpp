@@ -47,11 +47,11 @@ void TLSTransport::read() {
             } else {
                 session.withhold();  // else a part of a record could pause the transport that brings the rest
             }
-            if (backlog && !backlog->empty()) {
-                write_backlog();
-            } else {
-                process_outgoing();
-            }
+        }
+        if (backlog && !backlog->empty()) {
+            write_backlog();
+        } else {
+            process_outgoing();  // who reads nothing yet still owes the end of the handshake
         }
         control_reading();
     } catch (const py::error_set&) {

@@ -70,15 +70,30 @@ void tls_session::begin(module_state& state, PyObject* context, PyObject* server
     inner_ = py::attribute(object_.get(), "_sslobj");
 }
 
-py::ref tls_session::shake_hands(module_state& state) noexcept {
+py::ref tls_session::shake_hands(module_state& state) {
+    const use now(*this);
     written_ = true;
-    const py::ref inner = inner_;  // ssl calls Python, of whoever chooses a context by the server's name
+    const py::ref inner = inner_;
     return py::try_call(state.ssl_do_handshake.get(), inner.get());
+}
+
+py::ref tls_session::unwrap(module_state& state) {
+    const use now(*this);
+    written_ = true;
+    const py::ref object = object_;
+    return py::try_call_method(object.get(), state.str_unwrap.get());
 }
 
 py::ref tls_session::peer_certificate(module_state& state) const {
     const py::ref inner = inner_;
     return py::call(state.ssl_getpeercert.get(), inner.get());
+}
+
+tls_session::use::use(tls_session& session) : session_(session) {
+    if (session.in_use_ || !session.begun()) {
+        py::raise(PyExc_RuntimeError, "TLS is at work for this connection, and has called back");
+    }
+    session.in_use_ = true;
 }
 
 void tls_session::feed(module_state& state, std::span<const std::byte> data) {
@@ -113,6 +128,7 @@ std::size_t tls_session::read_at(module_state& state, std::byte* data, std::size
 }
 
 tls_session::plaintext tls_session::read(module_state& state) {
+    const use now(*this);
     written_ = true;  // an alert, perhaps, or a new key
     const bool single = records_.complete() == 1 && !records_.odd();
     const std::size_t room = records_.odd() ? unread_ + one_record : records_.complete_bytes();
@@ -169,6 +185,7 @@ tls_session::plaintext tls_session::read(module_state& state) {
 }
 
 tls_session::amount tls_session::read_into(module_state& state, PyObject* buffer, std::size_t size) {
+    const use now(*this);
     amount got;
     written_ = true;
     try {
@@ -206,6 +223,7 @@ tls_session::amount tls_session::read_into(module_state& state, PyObject* buffer
 }
 
 std::size_t tls_session::write(module_state& state, PyObject* data) {
+    const use now(*this);
     const py::ref inner = inner_;
     written_ = true;
     return size_from(py::call(state.ssl_write.get(), inner.get(), data));

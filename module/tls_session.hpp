@@ -19,11 +19,28 @@ public:
     /// `context.wrap_bio(...)`. Throws.
     void begin(module_state& state, PyObject* context, PyObject* server_side, PyObject* server_hostname);
 
+    /// The time in which OpenSSL works for this session. It may call Python, of who set a callback in the
+    /// context, and that may want something of us; but OpenSSL crashes when it is entered twice.
+    class use {
+    public:
+        explicit use(tls_session& session);  // throws when it is in use, or was cleared
+        use(const use&) = delete;
+        use& operator=(const use&) = delete;
+        ~use() { session_.in_use_ = false; }
+
+    private:
+        tls_session& session_;
+    };
+    bool in_use() const noexcept { return in_use_; }
+
     bool begun() const noexcept { return static_cast<bool>(inner_); }
     PyObject* object() const noexcept { return object_.get(); }
 
     /// One step of the handshake: null with the error set where it does not end by it.
-    py::ref shake_hands(module_state& state) noexcept;
+    py::ref shake_hands(module_state& state);
+
+    /// One step of the end, as the handshake's.
+    py::ref unwrap(module_state& state);
 
     /// The peer's certificate, as ssl shows it. Throws.
     py::ref peer_certificate(module_state& state) const;
@@ -69,10 +86,6 @@ public:
     /// All of them, or none. Throws.
     py::ref take_outgoing(module_state& state);
 
-    /// OpenSSL was called in another way, and may have written. Where nothing can have changed a look at the
-    /// BIO is spared: four of them were 0.16 us of an echo.
-    void may_have_written() noexcept { written_ = true; }
-
     int visit(visitproc visit, void* arg) const;
     void clear() noexcept;
 
@@ -86,8 +99,10 @@ private:
     tls_records records_;
     std::size_t unread_ = 0;  // in `incoming_`, at most
     std::size_t withheld_ = 0;
-    bool written_ = false;  // `outgoing_` may hold something
-    bool inside_ = false;   // of a record: a buffer had no room for all of it
+    bool written_ =
+        false;  // `outgoing_` may hold something; else it is not asked: 0.04 us, four times an echo
+    bool in_use_ = false;
+    bool inside_ = false;  // of a record: a buffer had no room for all of it
 };
 
 /// What ssl raises when it needs more from the peer; then the indicator is cleared.

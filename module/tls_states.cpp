@@ -261,9 +261,18 @@ void TLSTransport::start_shutdown() {
         end(Py_None);
         return;
     }
+    if (session.in_use()) {
+        schedule(*core, py::attribute(self(), "_start_shutdown").get(), {}, nullptr);
+        return;
+    }
     switch_to(phase::flushing);
     start_timer(shutdown_timeout, py::attribute(self(), "_check_shutdown_timeout"));
     flush();
+}
+
+py::ref TLSTransport::start_shutdown_now() {
+    start_shutdown();
+    return py::none();
 }
 
 void TLSTransport::flush() {
@@ -277,9 +286,7 @@ void TLSTransport::flush() {
 
 void TLSTransport::shut_down() {
     if (!eof_seen) {
-        const py::ref object = py::ref::borrow(session.object());
-        session.may_have_written();
-        if (!py::try_call_method(object.get(), known().str_unwrap.get())) {
+        if (!session.unwrap(known())) {
             if (take_ssl_again(known())) {
                 process_outgoing();
                 return;
@@ -368,7 +375,7 @@ py::ref TLSTransport::force_close(PyObject* error) {
 /// A transport that was closed twice knows nothing any more in asyncio, and keeps no context alive: who holds
 /// on to it may count on that.
 void TLSTransport::let_go() noexcept {
-    if (closed_again && over) {
+    if (closed_again && over && !session.in_use()) {
         session.clear();
         context.reset();
         peercert.reset();

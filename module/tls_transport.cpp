@@ -320,6 +320,7 @@ void add_tls_transport_type(PyObject* module, module_state& state) {
         py::method<&TLSTransport::shutdown_timed_out>("_check_shutdown_timeout", "asyncio's."),
         py::method<&TLSTransport::birth_failed>("_birth_failed",
                                                 "The handshake has failed, and nobody waits."),
+        py::method<&TLSTransport::start_shutdown_now>("_start_shutdown", "asyncio's."),
         py::method<&TLSTransport::force_close>("_force_close", "asyncio's."),
         py::method<&TLSTransport::append_backlog>("_test__append_write_backlog", "For asyncio's tests."),
         {},

@@ -104,6 +104,7 @@ struct TLSTransport : transport_slots, tls_transport_fields {
     py::ref handshake_timed_out();
     py::ref shutdown_timed_out();
     py::ref birth_failed(const py::arguments& args);
+    py::ref start_shutdown_now();
 
     // What asyncio's tests, and debuggers, look at.
     py::ref get_ssl_protocol() { return py::ref::borrow(self()); }
@@ -161,6 +162,7 @@ private:
     bool counts_as_lost();
     void push(PyObject* data);
     void write_backlog();
+    zl::backlog& own_backlog();
     void process_outgoing();
     void write_below(py::ref bytes);
     void call_below(const py::ref& method);

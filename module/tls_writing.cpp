@@ -34,7 +34,7 @@ void TLSTransport::write_app_data(PyObject* data) {
     }
     const py::ref alive = py::ref::borrow(self());
     try {
-        if (state != phase::wrapped || (backlog && !backlog->empty())) {
+        if (state != phase::wrapped || session.in_use() || (backlog && !backlog->empty())) {
             push(data);
             if (state == phase::wrapped) {
                 write_backlog();
@@ -52,12 +52,17 @@ void TLSTransport::write_app_data(PyObject* data) {
         if (!PyBytes_Check(data) || count < static_cast<std::size_t>(PyBytes_GET_SIZE(data))) {
             const py::buffer view(data);
             if (count < view.size()) {
-                push(py::ref::steal(PyBytes_FromStringAndSize(view.data() + count,
-                                                              static_cast<Py_ssize_t>(view.size() - count)))
-                         .get());
+                own_backlog().push_front(
+                    py::ref::steal(PyBytes_FromStringAndSize(view.data() + count,
+                                                             static_cast<Py_ssize_t>(view.size() - count))),
+                    0);
             }
         }
-        process_outgoing();
+        if (backlog && !backlog->empty()) {
+            write_backlog();
+        } else {
+            process_outgoing();
+        }
     } catch (const py::error_set&) {
         fatal_error_from_indicator(broken);
     }
@@ -89,7 +94,7 @@ py::ref TLSTransport::writelines(const py::arguments& args) {
 }
 
 bool TLSTransport::counts_as_lost() {
-    if (state == phase::handshake || state == phase::wrapped) {
+    if (state == phase::handshake || (state == phase::wrapped && !closed)) {
         return false;
     }
     if (lost_writes >= 5) {  // asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES
@@ -110,10 +115,14 @@ void TLSTransport::push(PyObject* data) {
     if (PyBytes_GET_SIZE(bytes.get()) == 0) {
         return;
     }
+    own_backlog().push(std::move(bytes), 0);
+}
+
+zl::backlog& TLSTransport::own_backlog() {
     if (!backlog) {
         backlog = std::make_unique<zl::backlog>();
     }
-    backlog->push(std::move(bytes), 0);
+    return *backlog;
 }
 
 py::ref TLSTransport::append_backlog(PyObject* data) {
@@ -121,8 +130,11 @@ py::ref TLSTransport::append_backlog(PyObject* data) {
     return py::none();
 }
 
-/// asyncio's _do_write.
+/// asyncio's _do_write. What is written in a callback of OpenSSL waits until that has returned to us.
 void TLSTransport::write_backlog() {
+    if (session.in_use()) {
+        return;
+    }
     try {
         while (backlog && !backlog->empty()) {
             const py::ref kept = backlog->oldest();
@@ -130,7 +142,7 @@ void TLSTransport::write_backlog() {
             backlog->peek(&part, 1);
             const std::size_t count =
                 session.write(known(), std::span(static_cast<const std::byte*>(part.iov_base), part.iov_len));
-            if (backlog) {
+            if (backlog && !backlog->empty() && backlog->oldest().get() == kept.get()) {
                 backlog->consume(count);
             }
         }

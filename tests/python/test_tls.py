@@ -105,6 +105,24 @@ async def test_pause_and_resume_reading(loop, tls):
         await close(protocol)
 
 
+async def test_a_server_that_reads_nothing_yet_ends_the_handshake(zloop_loop, tls):
+    """asyncio sends the end of a handshake of TLS 1.2 when reading goes on."""
+    loop = zloop_loop
+    tls.client.maximum_version = ssl.TLSVersion.TLSv1_2
+
+    def factory():
+        return Echo(connection_made=lambda self: self.transport.pause_reading())
+
+    async with serving(loop, tls, factory) as (name, accepted):
+        transport, protocol = await connect_tls(loop, tls, name)
+        transport.write(b"hello")
+        await accepted[0].until("connection_made")
+        assert accepted[0].data == b""
+        accepted[0].transport.resume_reading()
+        await protocol.until_received(5)
+        await close(protocol)
+
+
 async def test_an_untrusted_certificate_is_refused(loop, tls, errors):
     async with serving(loop, tls) as (name, _protocols):
         with pytest.raises(ssl.SSLCertVerificationError):
