@@ -140,7 +140,7 @@ class End(asyncio.Protocol):
         self.data = bytearray()
         self.events: list[str] = []
         self.timer: Any = None
-        self.secure = False
+        self.secure = self.closed = False
         self.ended = threading.Event()
         self.faults: list[str] = []
         run.made.add(self)
@@ -158,7 +158,7 @@ class End(asyncio.Protocol):
         self.secure = True
         if "lost" in self.events:
             return
-        self.timer = self.loop.call_later(GIVES_UP[self.plan.clean], self.give_up)
+        self.timer = self.loop.call_later(GIVES_UP[self.plan.clean], self.close)
         parts = [self.next_bytes(size) for size in self.side.sizes]
         if self.side.lines:
             transport.writelines(parts)
@@ -166,7 +166,7 @@ class End(asyncio.Protocol):
             for part in parts:
                 transport.write(part)
         if self.side.ends == "first":
-            transport.close()
+            self.close()
         elif self.side.ends == "by abort":
             self.loop.call_later(self.plan.chance.random() * 0.02, transport.abort)
         self.look()
@@ -202,10 +202,13 @@ class End(asyncio.Protocol):
     def look(self) -> None:
         """Whoever has all closes: a client first, a server once the client has closed."""
         if self.side is self.plan.client and len(self.data) >= self.expected:
-            self.transport.close()
+            self.close()
 
-    def give_up(self) -> None:
-        self.transport.close()
+    def close(self) -> None:
+        """Once: asyncio's transport is of no use after a second time."""
+        if not self.closed:
+            self.closed = True
+            self.transport.close()
 
     def over(self) -> None:
         if self.timer is not None:
