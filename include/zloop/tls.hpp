@@ -10,7 +10,6 @@
 
 #include <zloop/config.hpp>
 
-#include <array>
 #include <cstddef>
 #include <memory>
 #include <span>
@@ -37,7 +36,7 @@ using certificate = std::unique_ptr<X509, certificate_deleter>;
 /// Owns:      `S`, unless that is a reference. One that is destroyed says nothing to its peer: see
 /// shutdown(). Completes: recv and send as those of any stream. What is still owed to the peer, after a send
 /// that was
-///            cancelled or by the protocol itself, leaves with whatever is awaited next.
+///            cancelled or by the protocol itself, leaves with whatever is awaited next, or is already.
 /// Fails:     as the stream below does; with what the peer has done wrong (tls_error.hpp), and then always.
 /// Overlap:   recv beside send; otherwise one at a time.
 /// Thread:    its loop's.
@@ -55,10 +54,7 @@ public:
     /// and
     ///            then nothing was read.
     task<result<std::size_t>> recv(std::span<std::byte> buffer) {
-        if (buffer.empty()) {
-            co_return std::size_t{0};
-        }
-        co_return co_await carrier_->until_done([&] { return carrier_->engine.read(buffer); });
+        return carrier_ ? carrier_->recv(buffer) : refused<std::size_t>();
     }
 
     /// Some bytes of `buffer`, which stays alive meanwhile; write_all (stream.hpp) sends all.
@@ -67,18 +63,21 @@ public:
     ///            encrypted: they count as sent.
     /// Fails:     `broken_pipe` after finish() and shutdown(); `operation_canceled`, and then nothing was
     /// sent.
-    task<result<std::size_t>> send(std::span<const std::byte> buffer) { return carrier_->send(buffer); }
+    task<result<std::size_t>> send(std::span<const std::byte> buffer) {
+        return carrier_ ? carrier_->send(buffer) : refused<std::size_t>();
+    }
 
     /// Says that nothing more will be sent (close_notify). The peer may go on.
-    task<result<void>> finish() { return carrier_->finish(); }
+    task<result<void>> finish() { return carrier_ ? carrier_->finish() : refused<void>(); }
 
     /// Says the same, and waits until the peer has said it too, or `patience` is over; what it sends
     /// meanwhile is dropped. A peer that just goes has said it. Fails: `timed_out`.
     task<result<void>> shutdown(nanoseconds patience = std::chrono::seconds(5)) {
-        return with_timeout(patience, say_goodbye());
+        return carrier_ ? with_timeout(patience, carrier_->say_goodbye()) : refused<void>();
     }
 
-    /// The stream below. What is sent or received there directly, the peer does not understand.
+    /// The stream below; there is one unless this was moved from. What is sent or received there directly,
+    /// the peer does not understand.
     std::remove_reference_t<S>& below() noexcept { return carrier_->below; }
 
     /// The protocol that was agreed on (ALPN); empty: none.
@@ -97,7 +96,11 @@ public:
 
     /// What the peer has shown; null: nothing.
     certificate peer_certificate() const noexcept {
+#if OPENSSL_VERSION_NUMBER >= 0x30000000L
+        return certificate(::SSL_get1_peer_certificate(native_handle()));
+#else
         return certificate(::SSL_get_peer_certificate(native_handle()));
+#endif
     }
 
     /// What the next connection to this server can begin with: the newest that it has given. With TLS 1.3
@@ -119,19 +122,9 @@ private:
 
     explicit stream(std::unique_ptr<carrier> ready) noexcept : carrier_(std::move(ready)) {}
 
-    task<result<void>> say_goodbye() {
-        auto outcome = co_await finish();
-        for (std::array<std::byte, 1024> dropped; outcome;) {
-            auto [error, count] = co_await recv(dropped);
-            if (!error && count == 0) {
-                break;
-            }
-            outcome = error;
-        }
-        const bool is_gone = outcome.error() == errc::truncated ||
-                             outcome.error() == std::errc::broken_pipe ||
-                             outcome.error() == std::errc::connection_reset;
-        co_return is_gone ? result<void>() : outcome;
+    template <class T>
+    static task<result<T>> refused() {
+        co_return std::errc::not_connected;
     }
 
     std::unique_ptr<carrier> carrier_;
@@ -167,9 +160,11 @@ private:
     template <byte_stream S>
     static task<result<tls::stream<S>>> shake(std::unique_ptr<tls_carrier<S>> made) {
         const auto done = co_await made->until_done([&] { return made->engine.shake_hands(); });
-        const auto sent = co_await made->flush();  // of a failure, what the peer is told
-        if (!done || !sent) {
-            co_return done ? sent.error() : done.error();
+        if (!done) {
+            co_return done.error();
+        }
+        if (const auto sent = co_await made->flush(); !sent) {
+            co_return sent.error();
         }
         co_return tls::stream<S>(std::move(made));
     }
@@ -182,7 +177,7 @@ namespace zloop::tls {
 /// Makes a stream secure, as its client: `tls::connect(std::move(socket), context, "example.org")`.
 ///
 /// The server's certificate must be for `host`, a name or an address; a server of several names learns which
-/// one is meant. `earlier` is newest_session() of a connection before, to the same host.
+/// one is meant. `earlier` is newest_session() of a connection before, of this context to this host.
 /// Owns:  `below`, unless that is an lvalue, which then outlives what is made.
 /// Fails: as the stream below does; `tls::errc::truncated` when the peer leaves; in certificate_category()
 /// when

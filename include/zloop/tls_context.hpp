@@ -19,26 +19,36 @@
 #include <utility>
 #include <vector>
 
+#include <openssl/rand.h>
 #include <openssl/ssl.h>
 
 #include <zloop/error.hpp>
 #include <zloop/tls_error.hpp>
 
+namespace zloop::detail {
+struct tls_connection;
+}  // namespace zloop::detail
+
 namespace zloop::tls {
 
 /// What a client keeps of a connection to make the next one to that server cheaper; empty at first.
+///
+/// Who resumes a session verifies nobody again, so it is only good for the same host and the same context;
+/// with others it is not used.
 class session {
 public:
     session() noexcept = default;
-
-    /// Takes over a reference.
-    explicit session(SSL_SESSION* owned) : handle_(owned, &::SSL_SESSION_free) {}
 
     explicit operator bool() const noexcept { return handle_ != nullptr; }
     SSL_SESSION* native_handle() const noexcept { return handle_.get(); }
 
 private:
+    friend class context;
+    friend detail::tls_connection;
+
     std::shared_ptr<SSL_SESSION> handle_;
+    std::shared_ptr<const void> owner_;  // the context's settings
+    std::string host_;
 };
 
 /// Whether a server wants to see its clients' certificates. One that is shown must be good in any case.
@@ -49,10 +59,10 @@ enum class client_certificates : bool { optional, required };
 /// Example: examples/cpp/https_get.cpp
 class context {
 public:
-    /// For clients, which trust what the system trusts.
-    /// Fails: when the system's certificates cannot be read.
+    /// For clients, which trust what the system trusts. What is read of that, and when, is OpenSSL's matter.
     static result<context> client() {
         context made(::TLS_client_method());
+        ::ERR_clear_error();
         if (::SSL_CTX_set_default_verify_paths(made.native_handle()) != 1) {
             return detail::take_openssl_error();
         }
@@ -79,11 +89,18 @@ public:
         }
         SSL_CTX* const handle = made.native_handle();
         ::SSL_CTX_set_options(handle, SSL_OP_CIPHER_SERVER_PREFERENCE);
-        // Sessions of clients with certificates are resumed only where they say whose they are.
-        static constexpr unsigned char ours[] = "zloop";
-        ::SSL_CTX_set_session_id_context(handle, ours, sizeof ours - 1);
-        ::SSL_CTX_set_tlsext_servername_callback(handle, &context::choose_by_name);
-        ::SSL_CTX_set_tlsext_servername_arg(handle, made.settings_.get());
+        // A session is resumed by the context that it was made with, and no other: it may have asked for
+        // less.
+        unsigned char ours[16];
+        if (::RAND_bytes(ours, sizeof ours) != 1 ||
+            ::SSL_CTX_set_session_id_context(handle, ours, sizeof ours) != 1) {
+            return detail::take_openssl_error();
+        }
+        // Before anything is resumed, which the callback for names would be too late for; that one only has
+        // OpenSSL note the name.
+        ::SSL_CTX_set_client_hello_cb(handle, &context::choose_by_name, made.settings_.get());
+        ::SSL_CTX_set_tlsext_servername_callback(
+            handle, +[](SSL*, int*, void*) -> int { return SSL_TLSEXT_ERR_OK; });
         return made;
     }
 
@@ -117,7 +134,7 @@ public:
 
     /// The protocols to speak inside of TLS, best first (ALPN, RFC 7301): a client offers them, a server
     /// takes the first of its own that was offered. Where there is none in common, a server goes on without.
-    /// Fails: `invalid_argument` when a name is empty or has more than 255 bytes.
+    /// Fails: `invalid_argument` when a name is empty or has more than 255 bytes, or when there is none.
     result<void> set_protocols(std::initializer_list<std::string_view> names) {
         std::vector<unsigned char> listed;
         for (const std::string_view name : names) {
@@ -127,6 +144,10 @@ public:
             listed.push_back(static_cast<unsigned char>(name.size()));
             listed.insert(listed.end(), name.begin(), name.end());
         }
+        if (listed.empty()) {
+            return std::errc::invalid_argument;
+        }
+        ::ERR_clear_error();
         settings_->protocols = std::move(listed);
         const auto& kept = settings_->protocols;
         if (::SSL_CTX_set_alpn_protos(native_handle(), kept.data(), static_cast<unsigned>(kept.size())) !=
@@ -137,8 +158,10 @@ public:
         return {};
     }
 
-    /// Asks `choose` for the context of the host that a client names (SNI, RFC 6066): of that is the
-    /// certificate. None: this one goes on. When it throws, the handshake fails.
+    /// Asks `choose` for the context of the host that a client names (SNI, RFC 6066): of that are the
+    /// certificate, the protocols, and what clients are asked for; a client that names nobody, or a host that
+    /// gives none, gets this one. Called on the thread of the connection. When it throws, the handshake
+    /// fails.
     void on_server_name(std::function<std::optional<context>(std::string_view)> choose) {
         settings_->choose = std::move(choose);
     }
@@ -161,7 +184,9 @@ private:
         if (handle == nullptr) {
             throw std::bad_alloc();
         }
-        ::SSL_CTX_set_min_proto_version(handle, TLS1_2_VERSION);
+        if (SSL_CTX_get_min_proto_version(handle) < TLS1_2_VERSION) {  // the system may want more
+            SSL_CTX_set_min_proto_version(handle, TLS1_2_VERSION);
+        }
         ::SSL_CTX_set_options(handle, SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION);
         ::SSL_CTX_set_mode(handle, SSL_MODE_RELEASE_BUFFERS);
         // OpenSSL's own asks the terminal for the password of a key, and waits.
@@ -184,6 +209,8 @@ private:
         }
         return {};
     }
+
+    friend detail::tls_connection;
 
     static int choose_by_name(SSL* handle, int* alert, void* of) noexcept;
     static int keep_session(SSL* handle, SSL_SESSION* newest) noexcept;
@@ -208,7 +235,20 @@ namespace zloop::detail {
 /// What a context's callbacks change of a connection, which finds it by its SSL object.
 struct tls_connection {
     tls::context serving;   ///< the one that was asked for by name, or the first
+    std::string host{};     ///< whom a client expects
     tls::session newest{};  ///< the last that the server has given
+
+    /// Whether a client may go on with `earlier`: who was verified then is who is expected now.
+    bool accepts(const tls::session& earlier) const noexcept {
+        return earlier && earlier.owner_ == serving.settings_ && earlier.host_ == host;
+    }
+
+    /// Takes over a reference.
+    void keep(SSL_SESSION* owned) {
+        newest.handle_.reset(owned, &::SSL_SESSION_free);
+        newest.owner_ = serving.settings_;
+        newest.host_ = host;
+    }
 
     /// Where an SSL object keeps the address of its connection.
     static int index() {
@@ -218,6 +258,23 @@ struct tls_connection {
     static tls_connection& of(SSL* handle) {
         return *static_cast<tls_connection*>(::SSL_get_ex_data(handle, index()));
     }
+
+    /// The name in a client's first message; empty where there is none (RFC 6066, section 3).
+    static std::string_view name_in_hello(SSL* handle) noexcept {
+        const unsigned char* bytes = nullptr;
+        std::size_t size = 0;
+        if (::SSL_client_hello_get0_ext(handle, TLSEXT_TYPE_server_name, &bytes, &size) != 1) {
+            return {};
+        }
+        constexpr std::size_t head = 2 + 1 + 2;  // the list's size, the kind of name, its size
+        const auto number = [&](std::size_t at) { return std::size_t{bytes[at]} << 8 | bytes[at + 1]; };
+        if (size <= head || number(0) != size - 2 || bytes[2] != TLSEXT_NAMETYPE_host_name ||
+            number(3) > size - head) {
+            return {};
+        }
+        const std::string_view name(reinterpret_cast<const char*>(bytes) + head, number(3));
+        return name.find('\0') == name.npos ? name : std::string_view();
+    }
 };
 
 }  // namespace zloop::detail
@@ -225,32 +282,32 @@ struct tls_connection {
 namespace zloop::tls {
 
 inline int context::choose_by_name(SSL* handle, int* alert, void* of) noexcept {
-    const char* const name = ::SSL_get_servername(handle, TLSEXT_NAMETYPE_host_name);
     const auto& choose = static_cast<settings*>(of)->choose;
-    if (name == nullptr || !choose) {
-        return SSL_TLSEXT_ERR_NOACK;
+    const auto name = detail::tls_connection::name_in_hello(handle);
+    if (name.empty() || !choose) {
+        return SSL_CLIENT_HELLO_SUCCESS;
     }
     try {
         if (auto chosen = choose(name)) {
-            // It brings its certificates; whom to ask for theirs stays with the SSL object unless told.
-            ::SSL_set_SSL_CTX(handle, chosen->native_handle());
-            ::SSL_set_verify(handle, ::SSL_CTX_get_verify_mode(chosen->native_handle()), nullptr);
+            SSL_CTX* const theirs = chosen->native_handle();
+            ::SSL_set_SSL_CTX(handle, theirs);  // certificates, protocols, which sessions; the rest is told:
+            ::SSL_set_verify(handle, ::SSL_CTX_get_verify_mode(theirs),
+                             ::SSL_CTX_get_verify_callback(theirs));
             detail::tls_connection::of(handle).serving = std::move(*chosen);
         }
-        return SSL_TLSEXT_ERR_OK;
+        return SSL_CLIENT_HELLO_SUCCESS;
     } catch (...) {
         *alert = SSL_AD_INTERNAL_ERROR;
-        return SSL_TLSEXT_ERR_ALERT_FATAL;
+        return SSL_CLIENT_HELLO_ERROR;
     }
 }
 
 inline int context::keep_session(SSL* handle, SSL_SESSION* newest) noexcept {
     try {
-        detail::tls_connection::of(handle).newest = session(newest);
-        return 1;  // the reference is ours
-    } catch (...) {
-        return 1;  // and was let go of
+        detail::tls_connection::of(handle).keep(newest);
+    } catch (...) {  // no memory: it was let go of
     }
+    return 1;  // the reference was ours
 }
 
 }  // namespace zloop::tls

@@ -11,6 +11,7 @@
 
 #include <zloop/config.hpp>
 
+#include <algorithm>
 #include <cassert>
 #include <cstddef>
 #include <cstring>
@@ -21,6 +22,8 @@
 #include <utility>
 #include <vector>
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <openssl/bio.h>
 #include <openssl/x509v3.h>
 
@@ -59,32 +62,24 @@ public:
     const tls::session& newest_session() const noexcept { return connection_.newest; }
 
     /// Whom the client expects: its certificate must be for `host`, a name or an address, and a name is told
-    /// to the server; and the session to go on with, if there is one. Before the handshake.
+    /// to the server; empty: anybody. And the session to go on with. Before the handshake.
     /// Fails: `invalid_argument` when that is no host.
-    result<void> prepare(std::string host, const tls::session& resumed) {
-        ::ERR_clear_error();
-        if (resumed && ::SSL_set_session(ssl(), resumed.native_handle()) != 1) {
-            return take_openssl_error();
+    result<void> prepare(std::string host, const tls::session& earlier) {
+        if (!host.empty()) {
+            if (host.ends_with('.')) {
+                host.pop_back();  // the root, which no certificate names
+            }
+            if (const auto expected = expect(host); !expected) {
+                return expected;
+            }
         }
-        if (host.ends_with('.')) {
-            host.pop_back();  // the root, which no certificate names
-        }
-        if (host.empty()) {
-            return {};
-        }
-        if (host.find('\0') != std::string::npos) {
-            return std::errc::invalid_argument;
-        }
-        X509_VERIFY_PARAM* const rules = ::SSL_get0_param(ssl());
-        ::X509_VERIFY_PARAM_set_hostflags(rules, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
-        if (::X509_VERIFY_PARAM_set1_ip_asc(rules, host.c_str()) == 1) {
-            return {};
-        }
-        ::ERR_clear_error();  // it is a name
-        if (::SSL_set1_host(ssl(), host.c_str()) != 1 ||
-            ::SSL_set_tlsext_host_name(ssl(), host.c_str()) != 1) {
+        connection_.host = std::move(host);
+        if (connection_.accepts(earlier)) {
+            ::SSL_set_session(ssl(), earlier.native_handle());  // or not: then the handshake is a whole one
+            if (connection_.serving.verifies() && ::SSL_get_verify_result(ssl()) != X509_V_OK) {
+                ::SSL_set_session(ssl(), nullptr);
+            }
             ::ERR_clear_error();
-            return std::errc::invalid_argument;  // too long
         }
         return {};
     }
@@ -104,17 +99,21 @@ public:
     }
 
     /// Copies what nobody has read yet: the memory that was fed is about to be somebody else's.
-    void keep() {
+    void keep() noexcept {
         if (incoming_.empty()) {
             kept_ = {};
         } else if (kept_.empty()) {
-            kept_.assign(incoming_.begin(), incoming_.end());
+            try {
+                kept_.assign(incoming_.begin(), incoming_.end());
+            } catch (const std::bad_alloc&) {
+                fail(std::make_error_code(std::errc::not_enough_memory));
+            }
             incoming_ = kept_;
         }
     }
 
-    /// Whether there is something to send.
-    bool owes() const noexcept { return !outgoing_.empty(); }
+    /// How many bytes there are to send.
+    std::size_t owed() const noexcept { return outgoing_.size(); }
 
     /// What has to be sent, behind what was taken before.
     std::vector<std::byte> take_outgoing() noexcept { return std::exchange(outgoing_, {}); }
@@ -141,7 +140,7 @@ public:
         return total;
     }
 
-    /// Encrypts all of `from`.
+    /// Encrypts all of `from`, which is not empty.
     /// Fails: `broken_pipe` after close().
     result<std::size_t> write(std::span<const std::byte> from) noexcept {
         if ((::SSL_get_shutdown(ssl()) & SSL_SENT_SHUTDOWN) != 0) {
@@ -152,15 +151,21 @@ public:
     }
 
     /// Says close_notify. Reading goes on.
-    void close() noexcept {
-        if (!failure_ && ::SSL_is_init_finished(ssl())) {
-            ::SSL_shutdown(ssl());
-            ::ERR_clear_error();  // that the peer has not answered yet
+    result<void> close() noexcept {
+        if (failure_) {
+            return failure_;
         }
+        if (!::SSL_is_init_finished(ssl())) {  // in the middle of a message that follows the handshake
+            return std::errc::resource_unavailable_try_again;
+        }
+        ::SSL_shutdown(ssl());
+        ::ERR_clear_error();  // that the peer has not answered yet
+        return {};
     }
 
 private:
-    /// Calls OpenSSL, and says what came of it. 0 where there is nothing to read any more.
+    /// Calls OpenSSL, and says what came of it. 0 where the peer has said that there is nothing to read any
+    /// more.
     template <class F>
     result<std::size_t> attempt(F call) noexcept {
         if (failure_) {
@@ -173,24 +178,49 @@ private:
             return count;
         }
         switch (::SSL_get_error(ssl(), outcome)) {
-            case SSL_ERROR_ZERO_RETURN: return std::size_t{0};
+            case SSL_ERROR_ZERO_RETURN:
+                // Before the end of the handshake anybody can have sent it.
+                return ::SSL_is_init_finished(ssl()) ? result<std::size_t>(0)
+                                                     : result<std::size_t>(fail(tls::errc::truncated));
             case SSL_ERROR_WANT_READ:
-                if (!ended_) {
-                    return std::errc::resource_unavailable_try_again;
-                }
-                failure_ = make_error_code(tls::errc::truncated);
-                break;
+                return ended_ ? fail(tls::errc::truncated)
+                              : std::make_error_code(std::errc::resource_unavailable_try_again);
             case SSL_ERROR_WANT_WRITE:  // there was no memory to write to
-                failure_ = std::make_error_code(std::errc::not_enough_memory);
-                break;
-            default: failure_ = reason();
+                return fail(std::make_error_code(std::errc::not_enough_memory));
+            default: return fail(reason());
         }
-        return failure_;
+    }
+
+    std::error_code fail(std::error_code for_good) noexcept { return failure_ = for_good; }
+
+    result<void> expect(const std::string& host) {
+        // OpenSSL takes a name that begins with a dot for all that end so, and blanks behind an address.
+        const bool is_odd = std::any_of(host.begin(), host.end(),
+                                        [](unsigned char each) { return each <= ' ' || each == 127; });
+        if (host.empty() || host.front() == '.' || is_odd) {
+            return std::errc::invalid_argument;
+        }
+        X509_VERIFY_PARAM* const rules = ::SSL_get0_param(ssl());
+        ::X509_VERIFY_PARAM_set_hostflags(
+            rules, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT);
+        ::ERR_clear_error();
+        unsigned char number[sizeof(in6_addr)];
+        const bool is_v4 = ::inet_pton(AF_INET, host.c_str(), number) == 1;
+        if (is_v4 || ::inet_pton(AF_INET6, host.c_str(), number) == 1) {
+            const std::size_t size = is_v4 ? sizeof(in_addr) : sizeof(in6_addr);
+            return ::X509_VERIFY_PARAM_set1_ip(rules, number, size) == 1 ? std::error_code()
+                                                                         : take_openssl_error();
+        }
+        if (::SSL_set1_host(ssl(), host.c_str()) != 1 || SSL_set_tlsext_host_name(ssl(), host.c_str()) != 1) {
+            ::ERR_clear_error();
+            return std::errc::invalid_argument;  // too long
+        }
+        return {};
     }
 
     /// What is in OpenSSL's queue; of a certificate that was refused, why.
     std::error_code reason() const noexcept {
-        const unsigned long packed = ::ERR_peek_error();
+        const unsigned long packed = ::ERR_peek_last_error();
         if (ERR_GET_LIB(packed) == ERR_LIB_SSL && ERR_GET_REASON(packed) == SSL_R_CERTIFICATE_VERIFY_FAILED) {
             ::ERR_clear_error();
             return {static_cast<int>(::SSL_get_verify_result(ssl())), tls::certificate_category()};
@@ -235,7 +265,7 @@ private:
             const auto bytes = std::as_bytes(std::span(from, static_cast<std::size_t>(size)));
             outgoing.insert(outgoing.end(), bytes.begin(), bytes.end());
             return size;
-        } catch (const std::bad_alloc&) {
+        } catch (...) {  // no memory
             BIO_set_retry_write(bio);
             return -1;
         }

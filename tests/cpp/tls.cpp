@@ -305,6 +305,85 @@ TEST_CASE("a session makes the next connection to the same server shorter", "[tl
     CHECK(const_cast<secured<stream>&>(second).server.value().is_resumed());
 }
 
+TEST_CASE("a session is good for its host and its context, and no other", "[tls]") {
+    const auto other = trusted_authority().issue("both", "DNS:localhost, DNS:other.test");
+    const auto server = tls::context::server(other.chain, other.key).value();
+    auto client = for_client();
+    SSL_CTX_set_max_proto_version(client.native_handle(), TLS1_2_VERSION);  // which gives it at once
+    fixture first(client, server);
+    const tls::session kept = first.client.newest_session();
+    REQUIRE(kept);
+
+    auto again = first.try_to(client, "localhost.", server, kept);
+    auto elsewhere = first.try_to(client, "other.test", server, kept);
+    auto otherwise = first.try_to(for_client(), "localhost", server, kept);
+
+    CHECK(again.client.value().is_resumed());
+    CHECK_FALSE(elsewhere.client.value().is_resumed());
+    CHECK_FALSE(otherwise.client.value().is_resumed());
+}
+
+TEST_CASE("a session of somebody who was not verified is none once verification is asked for", "[tls]") {
+    authority stranger("stranger");
+    const auto unknown = stranger.issue("localhost", "DNS:localhost");
+    const auto server = tls::context::server(unknown.chain, unknown.key).value();
+    auto client = for_client();
+    SSL_CTX_set_max_proto_version(client.native_handle(), TLS1_2_VERSION);
+    client.trust_anybody();
+    fixture first(client, server);
+    const tls::session kept = first.client.newest_session();
+    REQUIRE(kept);
+    ::SSL_CTX_set_verify(client.native_handle(), SSL_VERIFY_PEER, nullptr);
+
+    const auto refused = first.try_to(client, "localhost", server, kept);
+
+    CHECK(refused.client.error().category() == tls::certificate_category());
+}
+
+TEST_CASE("who has a session with one host of a server is nobody at another that asks for certificates",
+          "[tls]") {
+    const auto strict_names = trusted_authority().issue("strict", "DNS:strict.test");
+    auto strict = tls::context::server(strict_names.chain, strict_names.key).value();
+    REQUIRE(strict.ask_for_certificates(tls::client_certificates::required, trusted_authority().file()));
+    auto server = for_server();
+    server.on_server_name([&](std::string_view name) -> std::optional<tls::context> {
+        return name == "strict.test" ? std::optional(strict) : std::nullopt;
+    });
+    auto client = for_client();
+    fixture first(client, server);
+    REQUIRE(run(first.on, write_all(first.server, bytes_of("a ticket comes before this"))));
+    REQUIRE(run(first.on, read_text(first.client)));
+    SSL_SESSION* const kept = first.client.newest_session().native_handle();
+    REQUIRE(kept != nullptr);
+
+    // Our client would not try: OpenSSL's is asked directly.
+    auto pair = stream::pair(first.on).value();
+    detail::tls_engine attacker(client, detail::tls_engine::role::client);
+    REQUIRE(attacker.prepare("strict.test", {}));
+    REQUIRE(::SSL_set_session(attacker.ssl(), kept) == 1);
+    job serving(first.on, tls::accept(std::move(pair.second), server));
+    while (!serving.done()) {
+        static_cast<void>(attacker.shake_hands());
+        const auto owed = attacker.take_outgoing();
+        if (!owed.empty()) {
+            REQUIRE(run(first.on, write_all(pair.first, owed)));
+        }
+        turn(first.on, 3);
+        job came(first.on, receive_text(pair.first));
+        turn(first.on, 3);
+        came.cancel();
+        const std::string text = finish(first.on, came);
+        if (!text.empty() && text != message(std::errc::operation_canceled)) {
+            attacker.feed(bytes_of(text));
+            static_cast<void>(attacker.shake_hands());
+            attacker.keep();
+        }
+    }
+
+    CHECK(finish(first.on, serving).error().category() == tls::openssl_category());
+    CHECK(::SSL_session_reused(attacker.ssl()) == 0);
+}
+
 TEST_CASE("both ends say that they are done", "[tls]") {
     fixture with;
 
@@ -440,6 +519,34 @@ TEST_CASE("keys are renewed in the middle of it", "[tls]") {
     CHECK(run(with.on, read_text(with.server)).value() == "new");
     REQUIRE(run(with.on, write_all(with.server, bytes_of("keys"))));
     CHECK(run(with.on, read_text(with.client)).value() == "keys");
+}
+
+TEST_CASE("a recv that fails for good says how, also when a send beside it is cancelled", "[tls]") {
+    fixture with;
+    job answer(with.on, read_text(with.client));
+    turn(with.on, 3);
+    static_cast<void>(with.send_until_cancelled());
+
+    with.server.below().close();
+
+    const auto error = finish(with.on, answer).error();
+    CHECK((error == std::errc::connection_reset || error == tls::errc::truncated));
+}
+
+TEST_CASE("a stream may move while something waits on it", "[tls]") {
+    fixture with;
+    job answer(with.on, read_text(with.client));
+    turn(with.on, 3);
+    auto receiving = with.server.recv({});
+
+    const tls::stream<stream> client = std::move(with.client);
+    tls::stream<stream> server = std::move(with.server);
+
+    CHECK(run(with.on, std::move(receiving)).value() == 0);
+    REQUIRE(run(with.on, write_all(server, bytes_of("found"))));
+    CHECK(finish(with.on, answer).value() == "found");
+    CHECK_FALSE(with.client);
+    CHECK(run(with.on, with.client.send(bytes_of("x"))).error() == std::errc::not_connected);
 }
 
 TEST_CASE("a recv of no bytes asks for nothing", "[tls]") {
