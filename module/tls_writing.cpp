@@ -165,8 +165,11 @@ void TLSTransport::process_outgoing() {
 
 void TLSTransport::write_below(py::ref bytes) {
     const py::ref carrier = below;
-    if (Py_TYPE(carrier.get()) == reinterpret_cast<PyTypeObject*>(known().socket_transport_type.get())) {
-        reinterpret_cast<SocketTransport*>(carrier.get())->write_owned(std::move(bytes));
+    auto* const socket = reinterpret_cast<SocketTransport*>(carrier.get());
+    const bool is_socket =
+        Py_TYPE(carrier.get()) == reinterpret_cast<PyTypeObject*>(known().socket_transport_type.get());
+    if (is_socket && socket->dict == nullptr) {  // else its user may have a write() of his own there
+        socket->write_owned(std::move(bytes));
     } else {
         py::call_method(carrier.get(), known().str_write.get(), bytes.get());
     }

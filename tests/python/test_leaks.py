@@ -14,6 +14,7 @@ import gc
 import os
 import signal
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -442,6 +443,28 @@ async def tls(at: At) -> None:
         await echo(client)
 
 
+@contextlib.asynccontextmanager
+async def plain_pair(at: At) -> Any:
+    """A server's and a client's transport, connected, with their protocols; aborted at the end."""
+    ends = []
+    for sock in socket.socketpair():
+        ends += await at.loop.create_connection(lambda: Ends(at), sock=sock)
+    yield ends
+    for transport in ends[::2]:
+        transport.abort()
+    await turns(3)
+
+
+async def start_tls_on(at: At, ends: Any, name: str = "localhost") -> Any:
+    """Both transports over TLS, or what was raised."""
+    server, serving, client, asking = ends
+    return await asyncio.gather(
+        at.loop.start_tls(server, serving, at.tls.server, server_side=True),
+        at.loop.start_tls(client, asking, at.tls.client, server_hostname=name),
+        return_exceptions=True,
+    )
+
+
 @capability
 async def start_tls(at: At) -> None:
     one, other = socket.socketpair()
@@ -458,6 +481,64 @@ async def start_tls(at: At) -> None:
     await ends[0].received
     client.close()
     await asyncio.gather(*[end.lost for end in ends])
+
+
+@capability
+async def tls_in_tls(at: At) -> None:
+    async with plain_pair(at) as ends:
+        serving, asking = ends[1], ends[3]
+        outer = await start_tls_on(at, ends)
+        _, client = await start_tls_on(at, (outer[0], serving, outer[1], asking))
+        client.write(b"x")
+        await serving.received
+        client.close()
+        await asyncio.gather(serving.lost, asking.lost)
+
+
+@capability
+async def a_start_of_tls_that_fails(at: At) -> None:
+    async with plain_pair(at) as ends:
+        server, client = await start_tls_on(at, ends, "elsewhere.example")
+        assert isinstance(server, ConnectionError)
+        assert isinstance(client, ssl.SSLCertVerificationError)
+
+
+@capability
+async def a_start_of_tls_with_a_silent_peer(at: At) -> None:
+    async with plain_pair(at) as (transport, protocol, _, _):
+        with contextlib.suppress(ConnectionAbortedError):
+            await at.loop.start_tls(
+                transport, protocol, at.tls.server, server_side=True, ssl_handshake_timeout=0.001
+            )
+        assert transport.is_closing()
+
+
+@capability
+async def a_tls_connection_that_is_refused(at: At) -> None:
+    server = await at.loop.create_server(lambda: Ends(at), "127.0.0.1", 0, ssl=at.tls.server)
+    at.alive.add(server)
+    async with server:
+        with contextlib.suppress(ssl.SSLCertVerificationError):
+            await at.loop.create_connection(
+                lambda: Ends(at),
+                *server.sockets[0].getsockname(),
+                ssl=at.tls.client,
+                server_hostname="elsewhere.example",
+            )
+        await turns(3)
+
+
+@capability
+async def an_abort_amid_the_handshake(at: At) -> None:
+    async with plain_pair(at) as (transport, protocol, _, _):
+        starting = at.loop.create_task(
+            at.loop.start_tls(transport, protocol, at.tls.client, server_hostname="localhost")
+        )
+        await turns(2)
+        transport.get_protocol()._transport.abort()
+        with contextlib.suppress(ConnectionError):
+            await starting
+        assert transport.is_closing()
 
 
 @capability

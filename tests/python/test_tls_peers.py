@@ -361,6 +361,21 @@ async def test_a_replaced_method_of_ssl_is_called(loop, tls, monkeypatch):
     assert reads
 
 
+async def test_a_replaced_write_of_the_transport_below_is_called(loop, tls):
+    protocol = Recorder()
+    async with connected(loop, tls, protocol) as (transport, peer):
+        below, written = transport._ssl_protocol._transport, []
+        stock = below.write
+        below.write = lambda data: written.append(bytes(data)) or stock(data)
+        transport.write(b"seen")
+        assert len(written) == 1 and b"seen" not in written[0]
+        assert await peer.receive() == b"seen"
+        del below.write
+        transport.write(b"unseen")
+        assert len(written) == 1
+        assert await peer.receive() == b"unseen"
+
+
 async def test_what_has_ended_does_not_begin_again(zloop_loop, tls):
     protocol = Recorder()
     async with connected(zloop_loop, tls, protocol) as (transport, _):
