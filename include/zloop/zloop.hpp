@@ -1,4 +1,4 @@
-// zloop/zloop.hpp: all of zloop but its test doubles (testing.hpp, scripted.hpp), and TLS (tls.hpp), which needs OpenSSL.
+// zloop/zloop.hpp: all of zloop but its test doubles (testing.hpp, scripted.hpp) and TLS (tls.hpp: OpenSSL).
 #pragma once
 
 #include <zloop/config.hpp>
