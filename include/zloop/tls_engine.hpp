@@ -26,6 +26,7 @@
 #include <netinet/in.h>
 #include <openssl/bio.h>
 #include <openssl/x509v3.h>
+#include <sys/socket.h>
 
 #include <zloop/tls_context.hpp>
 
