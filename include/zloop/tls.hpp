@@ -33,9 +33,9 @@ using certificate = std::unique_ptr<X509, certificate_deleter>;
 
 /// Bytes that nobody in between can read or change.
 ///
-/// Owns:      `S`, unless that is a reference. One that is destroyed says nothing to its peer: see
-/// shutdown(). Completes: recv and send as those of any stream. What is still owed to the peer, after a send
-/// that was
+/// Owns:      `S`, unless that is a reference. It may move while something waits on it, but is not destroyed
+///            then: `below().close()` ends that. One that is destroyed says nothing to its peer: shutdown().
+/// Completes: recv and send as those of any stream. What is still owed to the peer, after a send that was
 ///            cancelled or by the protocol itself, leaves with whatever is awaited next, or is already.
 /// Fails:     as the stream below does; with what the peer has done wrong (tls_error.hpp), and then always.
 /// Overlap:   recv beside send; otherwise one at a time.
@@ -50,19 +50,17 @@ public:
 
     /// Bytes into `buffer`, which stays alive meanwhile; as many as are there, at least one.
     /// Completes: with none when the peer has said that there are no more.
-    /// Fails:     `tls::errc::truncated` when it has not, and the stream below ends; `operation_canceled`,
-    /// and
-    ///            then nothing was read.
+    /// Fails:     `tls::errc::truncated` when it has not, and the stream below ends;
+    ///            `operation_canceled`, and then nothing was read.
     task<result<std::size_t>> recv(std::span<std::byte> buffer) {
         return carrier_ ? carrier_->recv(buffer) : refused<std::size_t>();
     }
 
     /// Some bytes of `buffer`, which stays alive meanwhile; write_all (stream.hpp) sends all.
     /// Completes: when the stream below has taken them; or, when it is cancelled meanwhile, with those that
-    /// are
-    ///            encrypted: they count as sent.
-    /// Fails:     `broken_pipe` after finish() and shutdown(); `operation_canceled`, and then nothing was
-    /// sent.
+    ///            are encrypted: they count as sent.
+    /// Fails:     `broken_pipe` after finish() and shutdown();
+    ///            `operation_canceled`, and then nothing was sent.
     task<result<std::size_t>> send(std::span<const std::byte> buffer) {
         return carrier_ ? carrier_->send(buffer) : refused<std::size_t>();
     }
@@ -71,7 +69,8 @@ public:
     task<result<void>> finish() { return carrier_ ? carrier_->finish() : refused<void>(); }
 
     /// Says the same, and waits until the peer has said it too, or `patience` is over; what it sends
-    /// meanwhile is dropped. A peer that just goes has said it. Fails: `timed_out`.
+    /// meanwhile is dropped. A peer that just goes has said it.
+    /// Fails: `timed_out`.
     task<result<void>> shutdown(nanoseconds patience = std::chrono::seconds(5)) {
         return carrier_ ? with_timeout(patience, carrier_->say_goodbye()) : refused<void>();
     }
@@ -180,10 +179,9 @@ namespace zloop::tls {
 /// one is meant. `earlier` is newest_session() of a connection before, of this context to this host.
 /// Owns:  `below`, unless that is an lvalue, which then outlives what is made.
 /// Fails: as the stream below does; `tls::errc::truncated` when the peer leaves; in certificate_category()
-/// when
-///        its certificate is refused, in openssl_category() otherwise (tls_error.hpp); `invalid_argument`
-///        without a host whose certificate could be checked; `operation_canceled`. Then an owned stream is
-///        gone. Nothing limits the time: with_timeout does.
+///        when its certificate is refused, in openssl_category() otherwise (tls_error.hpp);
+///        `invalid_argument` without a host whose certificate could be checked; `operation_canceled`. Then an
+///        owned stream is gone. Nothing limits the time: with_timeout does.
 template <class S>
     requires byte_stream<std::remove_reference_t<S>>
 task<result<stream<S>>> connect(S&& below, context with, std::string host, session earlier = {}) {

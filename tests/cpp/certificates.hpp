@@ -11,6 +11,8 @@
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
 
+#include <zloop/tls_context.hpp>
+
 #include "catch.hpp"
 
 namespace support {
@@ -132,6 +134,16 @@ inline const credentials& localhost() {
     static const credentials shared =
         trusted_authority().issue("localhost", "DNS:localhost, IP:127.0.0.1, IP:::1");
     return shared;
+}
+
+/// A server that shows it.
+inline zloop::tls::context for_server() {
+    return zloop::tls::context::server(localhost().chain, localhost().key).value();
+}
+
+/// A client that trusts it.
+inline zloop::tls::context for_client() {
+    return zloop::tls::context::client(trusted_authority().file()).value();
 }
 
 }  // namespace support

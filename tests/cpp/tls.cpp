@@ -20,9 +20,6 @@ using zloop::testing::virtual_loop;
 
 namespace {
 
-tls::context for_server() { return tls::context::server(localhost().chain, localhost().key).value(); }
-tls::context for_client() { return tls::context::client(trusted_authority().file()).value(); }
-
 /// A stream without receive, as a user's own layer is.
 struct plain {
     stream socket;

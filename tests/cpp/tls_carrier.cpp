@@ -171,8 +171,8 @@ unsigned connections() {
 }  // namespace
 
 TEST_CASE("whatever a proxy does, both sides end, and what arrives was sent", "[tls][fuzz]") {
-    const tls::context trusting = tls::context::client(trusted_authority().file()).value();
-    const tls::context serving = tls::context::server(localhost().chain, localhost().key).value();
+    const tls::context trusting = for_client();
+    const tls::context serving = for_server();
     loop on(each_backend());
     const std::size_t before = open_descriptors();
     unsigned whole = 0;

@@ -11,7 +11,7 @@ using namespace support;
 
 TEST_CASE("a context that nobody has changed is safe", "[tls]") {
     const auto client = tls::context::client().value();
-    const auto server = tls::context::server(localhost().chain, localhost().key).value();
+    const auto server = for_server();
 
     CHECK(client.verifies());
     CHECK_FALSE(server.verifies());

@@ -13,9 +13,6 @@ using detail::tls_engine;
 
 namespace {
 
-tls::context for_server() { return tls::context::server(localhost().chain, localhost().key).value(); }
-tls::context for_client() { return tls::context::client(trusted_authority().file()).value(); }
-
 result<std::string> read(tls_engine& from, std::size_t most = 100'000) {
     std::string text(most, '\0');
     const auto [error, count] = from.read(std::as_writable_bytes(std::span(text)));
