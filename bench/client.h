@@ -1,4 +1,4 @@
-// client.h: what both load programs need: many connections to 127.0.0.1, and the time.
+// client.h: what both load programs need: many connections to 127.0.0.1, what they send, and the time.
 //
 // A destination has some 28,000 local ports for each source address, and a closed connection keeps
 // its port for a minute. So connections leave from 127.0.0.1 to 127.0.0.16 in turn.
@@ -55,6 +55,26 @@ static inline void allow_descriptors(size_t count) {
         files.rlim_max = wanted;
     if (setrlimit(RLIMIT_NOFILE, &files) < 0)
         die("more descriptors (RLIMIT_NOFILE)");
+}
+
+// An HTTP request, with `more` among its headers; `bytes` becomes its size.
+static inline char* http_request(uint16_t port, const char* more, size_t* bytes) {
+    char* request;
+    int n = asprintf(&request, "GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAccept: */*\r\n%s\r\n", port, more);
+    if (n < 0)
+        die("asprintf");
+    *bytes = (size_t)n;
+    return request;
+}
+
+// Bytes that tell when some of them are missing or doubled.
+static inline char* patterned_bytes(size_t bytes) {
+    char* pattern = malloc(bytes);
+    if (pattern == NULL)
+        die("malloc");
+    for (size_t i = 0; i < bytes; i++)
+        pattern[i] = (char)(i * 31 + (i >> 8));
+    return pattern;
 }
 
 static inline struct sockaddr_in loopback(uint32_t last_byte, uint16_t port) {

@@ -220,21 +220,12 @@ static void parse(int argc, char** argv) {
 int main(int argc, char** argv) {
     parse(argc, argv);
     allow_descriptors(options.connections);
-    if (options.http) {
-        int n = asprintf(&message, "GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAccept: */*\r\n%s\r\n",
-                         options.port, options.close ? "Connection: close\r\n" : "");
-        if (n < 0)
-            die("asprintf");
-        message_bytes = (size_t)n;
-    } else {
-        message = malloc(message_bytes);
-        for (size_t i = 0; message != NULL && i < message_bytes; i++)
-            message[i] = (char)(i * 31 + (i >> 8));
-    }
+    message = options.http ? http_request(options.port, options.close ? "Connection: close\r\n" : "", &message_bytes)
+                           : patterned_bytes(message_bytes);
     scratch = malloc(scratch_bytes);
     struct connection* all = calloc(options.connections, sizeof *all);
     epoll = epoll_create1(EPOLL_CLOEXEC);
-    if (message == NULL || scratch == NULL || all == NULL || epoll < 0)
+    if (scratch == NULL || all == NULL || epoll < 0)
         die("load");
     run(all);
     free(all);

@@ -206,22 +206,13 @@ static void parse(int argc, char** argv) {
 int main(int argc, char** argv) {
     parse(argc, argv);
     allow_descriptors(options.connections);
-    if (options.http) {
-        int n = asprintf(&message, "GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAccept: */*\r\n\r\n", options.port);
-        if (n < 0)
-            die("asprintf");
-        message_bytes = (size_t)n;
-    } else {
-        message = malloc(message_bytes);
-        for (size_t i = 0; message != NULL && i < message_bytes; i++)
-            message[i] = (char)(i * 31 + (i >> 8));
-    }
+    message = options.http ? http_request(options.port, "", &message_bytes) : patterned_bytes(message_bytes);
     scratch = malloc(scratch_bytes);
     plain = malloc(scratch_bytes);
     struct connection* all = calloc(options.connections, sizeof *all);
     epoll = epoll_create1(EPOLL_CLOEXEC);
     context = SSL_CTX_new(TLS_client_method());
-    if (message == NULL || scratch == NULL || plain == NULL || all == NULL || epoll < 0 || context == NULL)
+    if (scratch == NULL || plain == NULL || all == NULL || epoll < 0 || context == NULL)
         die("tls_load");
     run(all);
     return errors > 0 || messages == 0;
