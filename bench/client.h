@@ -105,15 +105,20 @@ static inline int open_connection(uint16_t port, uint64_t index, int type) {
     return -1;
 }
 
-// Both directions, edge-triggered: registered once and for all.
-static inline void watch(int epoll, int fd, void* owner) {
+static inline void set_watch(int epoll, int operation, int fd, void* owner) {
     struct epoll_event event = {
         .events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
         .data.ptr = owner,
     };
-    if (epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) < 0)
+    if (epoll_ctl(epoll, operation, fd, &event) < 0)
         die("epoll_ctl");
 }
+
+// Both directions, edge-triggered: registered once and for all.
+static inline void watch(int epoll, int fd, void* owner) { set_watch(epoll, EPOLL_CTL_ADD, fd, owner); }
+
+// What is ready now comes as an event once more: for a connection that is left before it was drained.
+static inline void watch_anew(int epoll, int fd, void* owner) { set_watch(epoll, EPOLL_CTL_MOD, fd, owner); }
 
 static inline uint64_t count_of(const char* text) {
     char* end;

@@ -164,6 +164,7 @@ private:
     void write_backlog();
     zl::backlog& own_backlog();
     void process_outgoing();
+    void send_below();
     void write_below(py::ref bytes);
     void call_below(const py::ref& method);
     std::size_t write_size();

@@ -13,6 +13,10 @@ namespace zl {
 namespace {
 
 constexpr const char* broken = "Fatal error on SSL protocol";
+/// As much is encrypted at a time, and goes to the transport below, before the next: it is still in the cache
+/// then, and no buffer is as long as what was written. Whole records, so they are those of one SSL_write of
+/// all.
+constexpr std::size_t one_piece = 64 * 1024;
 
 }  // namespace
 
@@ -34,7 +38,9 @@ void TLSTransport::write_app_data(PyObject* data) {
     }
     const py::ref alive = py::ref::borrow(self());
     try {
-        if (state != phase::wrapped || session.in_use() || (backlog && !backlog->empty())) {
+        const bool in_pieces =
+            PyBytes_CheckExact(data) && PyBytes_GET_SIZE(data) > static_cast<Py_ssize_t>(one_piece);
+        if (in_pieces || state != phase::wrapped || session.in_use() || (backlog && !backlog->empty())) {
             push(data);
             if (state == phase::wrapped) {
                 write_backlog();
@@ -130,20 +136,29 @@ py::ref TLSTransport::append_backlog(PyObject* data) {
     return py::none();
 }
 
-/// asyncio's _do_write. What is written in a callback of OpenSSL waits until that has returned to us.
+/// asyncio's _do_write. What is written in a callback of OpenSSL waits until that has returned to us. All of
+/// it goes below, also when the transport there asks for a pause by then: as it would in one piece.
 void TLSTransport::write_backlog() {
     if (session.in_use()) {
         return;
     }
+    const bool goes_below = !below_writing_paused;
+    std::size_t encrypted = 0;
     try {
         while (backlog && !backlog->empty()) {
             const py::ref kept = backlog->oldest();
             iovec part;
             backlog->peek(&part, 1);
-            const std::size_t count =
-                session.write(known(), std::span(static_cast<const std::byte*>(part.iov_base), part.iov_len));
+            const std::size_t count = session.write(
+                known(),
+                std::span(static_cast<const std::byte*>(part.iov_base), std::min(part.iov_len, one_piece)));
             if (backlog && !backlog->empty() && backlog->oldest().get() == kept.get()) {
                 backlog->consume(count);
+            }
+            encrypted += count;
+            if (goes_below && encrypted >= one_piece) {
+                encrypted = 0;
+                send_below();
             }
         }
     } catch (const py::error_set&) {
@@ -151,16 +166,25 @@ void TLSTransport::write_backlog() {
             throw;
         }
     }
+    if (goes_below) {
+        send_below();
+    }
     process_outgoing();
 }
 
 void TLSTransport::process_outgoing() {
-    if (!below_writing_paused && below) {
+    if (!below_writing_paused) {
+        send_below();
+    }
+    control_app_writing();
+}
+
+void TLSTransport::send_below() {
+    if (below) {
         if (py::ref bytes = session.take_outgoing(known())) {
             write_below(std::move(bytes));
         }
     }
-    control_app_writing();
 }
 
 void TLSTransport::write_below(py::ref bytes) {
