@@ -38,7 +38,9 @@ acceptor::acceptor(loop_state& owner, int descriptor, PyObject* socket, PyObject
     listening = std::move(*adopted);
 }
 
-void acceptor::start() { accept_loop(*core.loop, running_); }
+zloop::loop& acceptor::event_loop() const noexcept { return *core.loop; }
+
+void acceptor::start() { accept_loop(running_); }
 
 void acceptor::stop() noexcept {
     stopped_ = true;
@@ -56,7 +58,7 @@ int acceptor::visit_all(visitproc visit, void* arg) const {
     return 0;
 }
 
-fiber acceptor::accept_loop(zloop::loop&, fiber::place& kept) {
+fiber acceptor::accept_loop(fiber::place& kept) {
     while (!stopped_) {
         auto [error, connection] = co_await listening.accept();
         if (stopped_) {

@@ -25,6 +25,7 @@ struct acceptor {
 
     void start();
     void stop() noexcept;
+    zloop::loop& event_loop() const noexcept;
     int visit_all(visitproc visit, void* arg) const;
 
     loop_state& core;
@@ -32,7 +33,7 @@ struct acceptor {
     py::ref sock, factory, server, tls, hand_over, context;
 
 private:
-    fiber accept_loop(zloop::loop& on, fiber::place& kept);
+    fiber accept_loop(fiber::place& kept);
     void serve(zloop::accepted connection) noexcept;
     static bool is_ours(loop_state& on, const py::ref& tls, const py::ref& hand_over);
     static void report_birth(loop_state& on, const py::ref& protocol) noexcept;

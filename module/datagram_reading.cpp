@@ -16,21 +16,21 @@ py::ref DatagramTransport::begin_reading() {
 
 void DatagramTransport::start_reading() noexcept {
     if (wants_to_read() && !reader.running()) {
-        read_loop(*core->loop, reader);
+        read_loop(reader);
     }
 }
 
-fiber DatagramTransport::read_loop(zloop::loop& on, fiber::place& kept) {
+fiber DatagramTransport::read_loop(fiber::place& kept) {
     bool in_turn = true;  // the kernel cannot have told of more since the last look
     while (wants_to_read()) {
         std::error_code error;
         if (!arrived->empty()) {
-            co_await next_turn(on);
+            co_await next_turn(event_loop());
         } else {
             const std::span<zloop::datagram> items = room();
             zloop::result<std::size_t> count = std::errc::resource_unavailable_try_again;
             if (!in_turn) {
-                co_await next_turn(on);
+                co_await next_turn(event_loop());
                 if (!wants_to_read() || !still_has_descriptor()) {
                     break;
                 }

@@ -105,7 +105,7 @@ py::ref DatagramTransport::sendto(const py::arguments& args) {
     }
     append(data, to, peer);
     if (!writer.running() && !orphaned) {
-        write_loop(*core->loop, writer);
+        write_loop(writer);
     }
     maybe_pause_writing(buffer_size());
     core->raise_failure();  // pause_writing() may have been left by KeyboardInterrupt
@@ -201,7 +201,7 @@ void DatagramTransport::append(PyObject* data, PyObject* to, const zloop::addres
     backlog_bytes += size + header_bytes;
 }
 
-fiber DatagramTransport::write_loop(zloop::loop& on, fiber::place& kept) {
+fiber DatagramTransport::write_loop(fiber::place& kept) {
     zloop::nanoseconds pause = shortest_pause;
     int in_turn = 0;
     while (wants_to_send() && has_backlog()) {
@@ -244,7 +244,7 @@ fiber DatagramTransport::write_loop(zloop::loop& on, fiber::place& kept) {
         // The protocol may answer each failure, and each resume_writing(), with more of the same.
         if (raised || ++in_turn == most_in_turn) {
             in_turn = 0;
-            co_await next_turn(on);
+            co_await next_turn(event_loop());
         }
         if (wants_to_send()) {
             const connection_scope running(*this);
@@ -281,7 +281,7 @@ void DatagramTransport::unsent_failed(const py::ref& error) noexcept {
 
 py::ref DatagramTransport::begin_sending() {
     if (has_backlog() && !writer.running() && !orphaned) {
-        write_loop(*core->loop, writer);
+        write_loop(writer);
     }
     return py::none();
 }

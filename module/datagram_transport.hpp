@@ -101,7 +101,7 @@ private:
     }
     bool wants_to_send() const noexcept { return lost_writes == 0 && !lost && !orphaned && !core->dropping; }
     void start_reading() noexcept;
-    fiber read_loop(zloop::loop& on, fiber::place& kept);
+    fiber read_loop(fiber::place& kept);
     std::span<zloop::datagram> room();
     bool take(std::size_t count) noexcept;
     bool fatal_read_error() noexcept;
@@ -116,7 +116,7 @@ private:
     void append(PyObject* data, PyObject* to, const zloop::address* peer);
     bool has_backlog() const noexcept { return backlog != nullptr && !backlog->empty(); }
     std::size_t buffer_size() const noexcept { return lost_writes == 0 ? backlog_bytes : 0; }
-    fiber write_loop(zloop::loop& on, fiber::place& kept);
+    fiber write_loop(fiber::place& kept);
     void unsent_failed(const py::ref& error) noexcept;
 
     void force_close(PyObject* error) noexcept;

@@ -34,10 +34,10 @@ public:
 
     class promise_type {
     public:
-        /// For member coroutines `fiber f(zloop::loop&, fiber::place&)`.
+        /// For member coroutines `fiber f(fiber::place&)` of who has an `event_loop()`.
         template <class Owner>
-        promise_type(Owner&, zloop::loop& on, place& kept) noexcept
-            : within_(&on.root_scope()), context_{&on, &within_} {
+        promise_type(const Owner& owner, place& kept) noexcept
+            : within_(&owner.event_loop().root_scope()), context_{&owner.event_loop(), &within_} {
             kept.scope_ = &within_;
         }
 

@@ -82,23 +82,30 @@ py::ref SocketTransport::begin_reading() {
 
 void SocketTransport::start_reading() noexcept {
     if (wants_to_read() && !reader.running() && !socket.is_stale()) {
-        buffered ? read_buffered_loop(*core->loop, reader) : read_loop(*core->loop, reader);
+        buffered ? read_buffered_loop(reader) : read_loop(reader);
     }
 }
 
-fiber SocketTransport::read_loop(zloop::loop&, fiber::place& kept) {
+fiber SocketTransport::read_loop(fiber::place& kept) {
     while (wants_to_read() && !buffered) {
-        auto [error, data] = co_await socket.receive();
-        if (error) {
-            read_failed(error);
+        if (!took(co_await socket.receive())) {
             break;
         }
-        data.empty() ? deliver_eof() : deliver(data);
     }
     reader_ended(kept);
 }
 
-fiber SocketTransport::read_buffered_loop(zloop::loop&, fiber::place& kept) {
+bool SocketTransport::took(const zloop::result<std::span<const std::byte>>& got) noexcept {
+    const auto& [error, data] = got;
+    if (error) {
+        read_failed(error);
+        return false;
+    }
+    data.empty() ? deliver_eof() : deliver(data);
+    return true;
+}
+
+fiber SocketTransport::read_buffered_loop(fiber::place& kept) {
     while (wants_to_read() && buffered) {
         auto [error, count] = co_await recv_into_protocol(*this);
         if (error) {

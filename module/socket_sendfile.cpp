@@ -27,7 +27,7 @@ py::ref SocketTransport::begin_sendfile(const py::arguments& args) {
     file->future = future;
     backlog->file = std::move(file);
     if (!writer.running()) {
-        write_loop(*core->loop, writer);
+        write_loop(writer);
     }
     return future;
 }

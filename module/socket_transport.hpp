@@ -102,8 +102,9 @@ private:
         return made && !closing && !paused && !at_eof && !orphaned && !core->dropping;
     }
     void start_reading() noexcept;
-    fiber read_loop(zloop::loop& on, fiber::place& kept);
-    fiber read_buffered_loop(zloop::loop& on, fiber::place& kept);
+    fiber read_loop(fiber::place& kept);
+    bool took(const zloop::result<std::span<const std::byte>>& got) noexcept;
+    fiber read_buffered_loop(fiber::place& kept);
     void reader_ended(fiber::place& kept) noexcept;
     void deliver(std::span<const std::byte> data) noexcept;
     void deliver_to_tls(std::span<const std::byte> data) noexcept;
@@ -122,7 +123,7 @@ private:
     }
     bool is_sending_file() const noexcept { return sends_file() && backlog->file->future; }
     std::size_t buffer_size() const noexcept;
-    fiber write_loop(zloop::loop& on, fiber::place& kept);
+    fiber write_loop(fiber::place& kept);
     void backlog_has_grown() noexcept;
     void written_out() noexcept;
     void file_moved(std::error_code error, std::size_t count) noexcept;

@@ -186,7 +186,7 @@ void SocketTransport::send_now(PyObject* const* parts, unsigned count, std::size
         return;
     }
     if (!writer.running()) {
-        write_loop(*core->loop, writer);
+        write_loop(writer);
     }
     backlog_has_grown();
 }
@@ -204,10 +204,10 @@ void SocketTransport::append(py::ref bytes, std::size_t offset) {
     backlog->push(std::move(bytes), offset);
 }
 
-fiber SocketTransport::write_loop(zloop::loop& on, fiber::place& kept) {
+fiber SocketTransport::write_loop(fiber::place& kept) {
     // Not within the write() that starts it: that may be in a callback of this connection, whose context
     // is entered already; and what goes wrong is told later, as in asyncio.
-    co_await next_turn(on);
+    co_await next_turn(event_loop());
     std::array<iovec, 64> views;
     while (lost_writes == 0 && !orphaned && has_backlog()) {
         if (backlog->empty()) {
@@ -239,7 +239,7 @@ fiber SocketTransport::write_loop(zloop::loop& on, fiber::place& kept) {
         // Only now: until the end the kernel may have been reading it.
         sends_file() ? backlog->clear() : backlog.reset();
     } else if (!orphaned && !core->dropping && has_backlog()) {
-        write_loop(on, kept);  // it was a file that was cancelled, and others have written since
+        write_loop(kept);  // it was a file that was cancelled, and others have written since
         co_return;
     } else if (!orphaned && !core->dropping) {
         const connection_scope running(*this);

@@ -72,6 +72,7 @@ struct transport : transport_slots, transport_fields {
     py::ref is_closing() { return py::boolean(closing); }
     py::ref get_protocol() { return protocol; }
     py::ref get_fd() { return py::integer(fd); }
+    zloop::loop& event_loop() const noexcept { return *core->loop; }
     py::ref get_loop() { return py::ref::borrow(loop); }
     py::ref get_paused() { return py::boolean(paused); }
     py::ref get_protocol_paused() { return py::boolean(writing_paused); }
