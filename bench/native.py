@@ -12,7 +12,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parent / "build" / "bench"
 FLAGS = ["-std=c17", "-O2", "-Wall", "-Wextra", "-D_GNU_SOURCE"]
-LIBRARIES = {"tls_floor": ["-lssl", "-lcrypto"], "tls_load": ["-lssl", "-lcrypto"]}
+OPENSSL = ["-lssl", "-lcrypto"]
+LIBRARIES = {"tls_floor": OPENSSL, "tls_load": OPENSSL, "tls_crowd": OPENSSL}
 
 
 def program(name: str) -> str:

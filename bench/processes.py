@@ -174,13 +174,15 @@ class Program(Server):
 class Crowd:
     """Connections that are open and silent for as long as `with` lasts."""
 
-    def __init__(self, server: Server, count: int, core: int | None = None) -> None:
-        self._server, self._count, self._core = server, count, core
+    def __init__(
+        self, server: Server, count: int, core: int | None = None, program: str = "crowd"
+    ) -> None:
+        self._server, self._count, self._core, self._program = server, count, core, program
 
     def __enter__(self) -> "Crowd":
         wanted = self._server.descriptors() + self._count
         self._process = subprocess.Popen(
-            [native.program("crowd"), "idle", str(self._server.port), str(self._count)],
+            [native.program(self._program), "idle", str(self._server.port), str(self._count)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -88,7 +88,8 @@ void SocketTransport::start_reading() noexcept {
 
 fiber SocketTransport::read_loop(fiber::place& kept) {
     while (wants_to_read() && !buffered) {
-        if (!took(co_await socket.receive())) {
+        const auto got = co_await socket.receive();
+        if (!took(got)) {
             break;
         }
     }
