@@ -24,6 +24,8 @@
 
 namespace zl {
 
+struct SocketTransport;
+
 struct tls_transport_fields {
     /// asyncio.sslproto.SSLProtocolState.
     enum class phase : unsigned char { unwrapped, handshake, wrapped, flushing, shutdown };
@@ -166,6 +168,8 @@ private:
     void process_outgoing();
     void send_below();
     void write_below(py::ref bytes);
+    SocketTransport* socket_below();
+    bool below_is_lost();
     void call_below(const py::ref& method);
     std::size_t write_size();
     void control_app_writing();

@@ -159,6 +159,9 @@ void TLSTransport::write_backlog() {
             if (goes_below && encrypted >= one_piece) {
                 encrypted = 0;
                 send_below();
+                if (state == phase::unwrapped || below_is_lost()) {
+                    backlog.reset();  // in one piece it would all have gone the same way
+                }
             }
         }
     } catch (const py::error_set&) {
@@ -187,12 +190,27 @@ void TLSTransport::send_below() {
     }
 }
 
+/// The transport below, if it is ours; null else.
+SocketTransport* TLSTransport::socket_below() {
+    const bool is_socket =
+        below && Py_TYPE(below.get()) == reinterpret_cast<PyTypeObject*>(known().socket_transport_type.get());
+    return is_socket ? reinterpret_cast<SocketTransport*>(below.get()) : nullptr;
+}
+
+/// Whether a write there has failed: each further one would count as a mistake of the application.
+bool TLSTransport::below_is_lost() {
+    if (const SocketTransport* const socket = socket_below()) {
+        return socket->lost_writes != 0;
+    }
+    const bool is_tls =
+        below && Py_TYPE(below.get()) == reinterpret_cast<PyTypeObject*>(known().tls_transport_type.get());
+    return is_tls && reinterpret_cast<TLSTransport*>(below.get())->below_is_lost();
+}
+
 void TLSTransport::write_below(py::ref bytes) {
     const py::ref carrier = below;
-    auto* const socket = reinterpret_cast<SocketTransport*>(carrier.get());
-    const bool is_socket =
-        Py_TYPE(carrier.get()) == reinterpret_cast<PyTypeObject*>(known().socket_transport_type.get());
-    if (is_socket && socket->dict == nullptr) {  // else its user may have a write() of his own there
+    SocketTransport* const socket = socket_below();
+    if (socket != nullptr && socket->dict == nullptr) {  // else its user may have a write() of his own there
         socket->write_owned(std::move(bytes));
     } else {
         py::call_method(carrier.get(), known().str_write.get(), bytes.get());

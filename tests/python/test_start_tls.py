@@ -396,14 +396,31 @@ async def test_the_inner_end_may_be_the_peers(loop, tls):
         await until_served(served)
 
 
+async def start_within(loop, tls, outer, protocol, peer):
+    """A second TLS within the first: its transport and its peer."""
+    inner_peer = TlsPeer(peer, tls.server, server_side=True)
+    inner, _ = await asyncio.gather(
+        start(loop, outer, protocol, tls, "client"), inner_peer.shake_hands()
+    )
+    return inner, inner_peer
+
+
+async def test_a_long_write_to_a_peer_that_is_gone_warns_of_nothing(loop, tls, caplog):
+    """It is one write of the application, also where it goes below in pieces."""
+    protocol = Recorder()
+    async with connected(loop, tls, protocol) as (outer, peer):
+        inner, _ = await start_within(loop, tls, outer, protocol, peer)
+        peer.below.reset()
+        inner.write(bytes(2_000_000))
+        await protocol.until("connection_lost")
+    assert "socket.send() raised exception." not in caplog.messages
+
+
 @pytest.mark.parametrize("end", ["close", "abort"])
 async def test_the_inner_end_ends_the_outer_once(loop, tls, end):
     protocol = Recorder()
     async with connected(loop, tls, protocol) as (outer, peer):
-        inner_peer = TlsPeer(peer, tls.server, server_side=True)
-        inner, _ = await asyncio.gather(
-            start(loop, outer, protocol, tls, "client"), inner_peer.shake_hands()
-        )
+        inner, inner_peer = await start_within(loop, tls, outer, protocol, peer)
         getattr(inner, end)()
         if end == "close":
             assert await inner_peer.receive() == b""

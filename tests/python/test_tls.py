@@ -14,7 +14,7 @@ import weakref
 
 import pytest
 from helpers import FACTORIES, PATIENCE, Recorder, reset, tcp_pair
-from tls_helpers import Echo, close, connect_tls, serving
+from tls_helpers import Echo, close, connect_tls, connected, serving
 
 
 @pytest.mark.parametrize("size", [1, 1000, 16384, 16385, 3_000_000])
@@ -27,6 +27,20 @@ async def test_echo_of_any_size(loop, tls, size):
         assert protocol.data == message
         await close(protocol)
         assert protocol.losses == [None]
+
+
+async def test_a_long_write_is_full_records(loop, tls):
+    """It is encrypted in pieces, and what is sent is still that of one SSL_write."""
+    full, count, rest = 16384, 61, 576
+    added = 5 + 1 + 16  # header, kind, tag: TLS 1.3
+    async with connected(loop, tls, Recorder()) as (transport, peer):
+        transport.write(bytes(count * full + rest))
+        sent = await peer.below.receive_exactly(count * (full + added) + rest + added)
+    sizes = []
+    while sent:
+        sizes.append(5 + int.from_bytes(sent[3:5], "big"))
+        sent = sent[sizes[-1] :]
+    assert sizes == [full + added] * count + [rest + added]
 
 
 async def test_many_small_messages(loop, tls):

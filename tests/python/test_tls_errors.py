@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import re
 import ssl
 
@@ -282,6 +283,14 @@ async def a_reset_while_much_is_written(it):
 
 
 @scene
+async def a_reset_before_much_is_written(it):
+    await it.shake_hands()
+    it.raw.reset()
+    it.protocol.transport.write(bytes(8_000_000))
+    return "connected"
+
+
+@scene
 async def a_fatal_alert(it):
     await it.shake_hands()
     await it.raw.send(b"\x15\x03\x03\x00\x02\x02\x50")
@@ -359,7 +368,18 @@ def play(name, factory, certificates, side, debug):
 @pytest.mark.parametrize("debug", [False, True], ids=["", "debug"])
 @pytest.mark.parametrize("side", ["client", "server"])
 @pytest.mark.parametrize("name", SCENES)
-def test_both_loops_tell_the_same_of(name, side, debug, certificates):
-    theirs, ours = (play(name, each, certificates, side, debug) for each in FACTORIES)
+def test_both_loops_tell_the_same_of(name, side, debug, certificates, caplog):
+    def traced(factory):
+        caplog.clear()
+        trace = play(name, factory, certificates, side, debug)
+        trace["warned"] = [
+            record.getMessage()
+            for record in caplog.records
+            if record.levelno >= logging.WARNING
+            and not record.getMessage().startswith("Executing")  # slow
+        ]
+        return trace
+
+    theirs, ours = map(traced, FACTORIES)
     assert theirs["connecting"] != "connected" or theirs["lost"]
     assert ours == theirs
