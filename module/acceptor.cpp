@@ -86,7 +86,12 @@ void acceptor::serve(zloop::accepted connection) noexcept {
     try {
         py::ref own_context = py::ref::steal(PyContext_Copy(context.get()));
         const bool ours = is_ours(on, terms, over);
-        const py::ref peername = ours ? nullptr : name_of(connection.peer);
+        const py::ref peername = ours && !on.debug ? nullptr : name_of(connection.peer);
+        if (on.debug) {
+            const py::ref what = py::ref::steal(PyUnicode_FromFormat(
+                "got a new connection from %R: fd=%d", peername.get(), connection.socket.native_handle()));
+            py::call_method(on.self(), on.state->str_log_debug.get(), owner.get(), what.get());
+        }
         if (PyContext_Enter(own_context.get()) != 0) {
             throw py::error_set{};
         }

@@ -92,7 +92,8 @@ void TLSTransport::read_buffered() {
     }
     if (count > 0) {
         const py::ref filled = py::ref::steal(PyLong_FromSize_t(count));
-        py::call_method(called.get(), known().str_buffer_updated.get(), filled.get());
+        const py::ref told_now = buffered ? protocol : called;  // it may have been replaced in get_buffer()
+        py::call_method(told_now.get(), known().str_buffer_updated.get(), filled.get());
     }
     if (ended) {
         call_eof_received();

@@ -200,6 +200,7 @@ tls_session::amount tls_session::read_into(module_state& state, PyObject* buffer
             got.count += count;
             if (count == 0) {
                 got.ended = true;
+                look_at_unread(state);
                 return got;
             }
             const bool full = got.count >= size;

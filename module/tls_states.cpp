@@ -288,6 +288,7 @@ void TLSTransport::shut_down() {
     if (!eof_seen) {
         if (!session.unwrap(known())) {
             if (take_ssl_again(known())) {
+                session.look_at_unread(known());
                 process_outgoing();
                 return;
             }
@@ -297,6 +298,7 @@ void TLSTransport::shut_down() {
             shutdown_ended(py::take_error());
             return;
         }
+        session.look_at_unread(known());
     }
     process_outgoing();
     call_eof_received();

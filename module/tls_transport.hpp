@@ -167,9 +167,9 @@ private:
     zl::backlog& own_backlog();
     void process_outgoing();
     void send_below();
+    void send_piece();
     void write_below(py::ref bytes);
     SocketTransport* socket_below();
-    bool below_is_lost();
     void call_below(const py::ref& method);
     std::size_t write_size();
     void control_app_writing();

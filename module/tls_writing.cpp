@@ -3,6 +3,8 @@
 // What is written is encrypted at once, and goes to the transport below, which corks it. Only what is written
 // before the end of the handshake waits as it is.
 
+#include <limits>
+
 #include <sys/uio.h>
 
 #include "socket_transport.hpp"
@@ -38,8 +40,9 @@ void TLSTransport::write_app_data(PyObject* data) {
     }
     const py::ref alive = py::ref::borrow(self());
     try {
-        const bool in_pieces =
-            PyBytes_CheckExact(data) && PyBytes_GET_SIZE(data) > static_cast<Py_ssize_t>(one_piece);
+        const bool in_pieces = PyBytes_CheckExact(data) &&
+                               PyBytes_GET_SIZE(data) > static_cast<Py_ssize_t>(one_piece) &&
+                               socket_below() != nullptr;
         if (in_pieces || state != phase::wrapped || session.in_use() || (backlog && !backlog->empty())) {
             push(data);
             if (state == phase::wrapped) {
@@ -137,12 +140,14 @@ py::ref TLSTransport::append_backlog(PyObject* data) {
 }
 
 /// asyncio's _do_write. What is written in a callback of OpenSSL waits until that has returned to us. All of
-/// it goes below, also when the transport there asks for a pause by then: as it would in one piece.
+/// it goes to a socket below, also when that asks for a pause by then, and nothing once it has failed: as in
+/// one piece.
 void TLSTransport::write_backlog() {
     if (session.in_use()) {
         return;
     }
-    const bool goes_below = !below_writing_paused;
+    const bool in_pieces = !below_writing_paused && socket_below() != nullptr;
+    const std::size_t most = in_pieces ? one_piece : std::numeric_limits<std::size_t>::max();
     std::size_t encrypted = 0;
     try {
         while (backlog && !backlog->empty()) {
@@ -151,17 +156,14 @@ void TLSTransport::write_backlog() {
             backlog->peek(&part, 1);
             const std::size_t count = session.write(
                 known(),
-                std::span(static_cast<const std::byte*>(part.iov_base), std::min(part.iov_len, one_piece)));
+                std::span(static_cast<const std::byte*>(part.iov_base), std::min(part.iov_len, most)));
             if (backlog && !backlog->empty() && backlog->oldest().get() == kept.get()) {
                 backlog->consume(count);
             }
             encrypted += count;
-            if (goes_below && encrypted >= one_piece) {
+            if (encrypted >= most) {
                 encrypted = 0;
-                send_below();
-                if (state == phase::unwrapped || below_is_lost()) {
-                    backlog.reset();  // in one piece it would all have gone the same way
-                }
+                send_piece();
             }
         }
     } catch (const py::error_set&) {
@@ -169,10 +171,24 @@ void TLSTransport::write_backlog() {
             throw;
         }
     }
-    if (goes_below) {
+    if (in_pieces) {
         send_below();
     }
     process_outgoing();
+}
+
+/// A part of what is in the backlog. What has failed for it would have for all.
+void TLSTransport::send_piece() {
+    try {
+        send_below();
+    } catch (const py::error_set&) {
+        backlog.reset();
+        throw;
+    }
+    const SocketTransport* const socket = socket_below();
+    if (state == phase::unwrapped || socket == nullptr || socket->lost_writes != 0) {
+        backlog.reset();
+    }
 }
 
 void TLSTransport::process_outgoing() {
@@ -190,27 +206,19 @@ void TLSTransport::send_below() {
     }
 }
 
-/// The transport below, if it is ours; null else.
+/// The transport below if that is a socket's, and has no write() of its user's; null else.
 SocketTransport* TLSTransport::socket_below() {
-    const bool is_socket =
-        below && Py_TYPE(below.get()) == reinterpret_cast<PyTypeObject*>(known().socket_transport_type.get());
-    return is_socket ? reinterpret_cast<SocketTransport*>(below.get()) : nullptr;
-}
-
-/// Whether a write there has failed: each further one would count as a mistake of the application.
-bool TLSTransport::below_is_lost() {
-    if (const SocketTransport* const socket = socket_below()) {
-        return socket->lost_writes != 0;
+    if (!below ||
+        Py_TYPE(below.get()) != reinterpret_cast<PyTypeObject*>(known().socket_transport_type.get())) {
+        return nullptr;
     }
-    const bool is_tls =
-        below && Py_TYPE(below.get()) == reinterpret_cast<PyTypeObject*>(known().tls_transport_type.get());
-    return is_tls && reinterpret_cast<TLSTransport*>(below.get())->below_is_lost();
+    auto* const socket = reinterpret_cast<SocketTransport*>(below.get());
+    return socket->dict == nullptr ? socket : nullptr;
 }
 
 void TLSTransport::write_below(py::ref bytes) {
     const py::ref carrier = below;
-    SocketTransport* const socket = socket_below();
-    if (socket != nullptr && socket->dict == nullptr) {  // else its user may have a write() of his own there
+    if (SocketTransport* const socket = socket_below()) {
         socket->write_owned(std::move(bytes));
     } else {
         py::call_method(carrier.get(), known().str_write.get(), bytes.get());

@@ -315,7 +315,7 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
             resumed.cancel()
             waiter = None  # no cycle through its exception
             raise
-        return tls
+        return tls if tls._transport is not None else None  # it is over already
 
     def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):
         self._ensure_fd_no_transport(sock)

@@ -416,6 +416,28 @@ async def test_a_long_write_to_a_peer_that_is_gone_warns_of_nothing(loop, tls, c
     assert "socket.send() raised exception." not in caplog.messages
 
 
+async def test_a_long_write_to_an_outer_end_that_closes_warns_of_nothing(loop, tls, caplog):
+    protocol = Recorder()
+    async with connected(loop, tls, protocol) as (outer, peer):
+        inner, _ = await start_within(loop, tls, outer, protocol, peer)
+        outer.close()
+        caplog.clear()
+        inner.write(bytes(1_000_000))
+        assert [each.getMessage() for each in caplog.records if each.levelname == "WARNING"] == []
+        outer.abort()
+        await protocol.until("connection_lost")
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+async def test_a_connection_that_ends_meanwhile_gives_no_transport(loop, tls, end):
+    protocol = Recorder()
+    async with in_the_clear(loop, protocol) as (transport, _):
+        starting = asyncio.ensure_future(start(loop, transport, protocol, tls, "client"))
+        await kernel_was_asked()
+        getattr(transport, end)()
+        assert await starting is None
+
+
 @pytest.mark.parametrize("end", ["close", "abort"])
 async def test_the_inner_end_ends_the_outer_once(loop, tls, end):
     protocol = Recorder()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import gc
+import logging
 import socket
 import sys
 import weakref
@@ -46,6 +47,19 @@ class Serving:
 
 
 # Accepting.
+
+
+@pytest.mark.parametrize("debug", [True, False])
+async def test_debug_mode_tells_of_a_connection(loop, caplog, debug):
+    serving = Serving(loop)
+    caplog.set_level(logging.DEBUG, "asyncio")
+    loop.set_debug(debug)
+    server = await serving.start()
+    with await serving.connect() as sock:
+        await serving.until_accepted(1)
+        said = f"{server!r} got a new connection from {sock.getsockname()}: "
+        assert any(message.startswith(said) for message in caplog.messages) is debug
+    server.close()
 
 
 async def test_a_server_serves(loop):

@@ -208,7 +208,8 @@ async def talk(loop, server, client, side, at):
         loop.start_tls(connected, asking, client, server_hostname="localhost", **timeouts),
         return_exceptions=True,
     )
-    if not any(isinstance(each, Exception) for each in holder) and len(holder) == 2:
+    began = not any(each is None or isinstance(each, Exception) for each in holder)
+    if began and len(holder) == 2:
         serving.transport = holder[0]
         holder[1].writelines([b"x" * 100, b"x" * 20_000])
         for _ in range(5):
