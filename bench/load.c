@@ -13,7 +13,7 @@
 #include "http.h"
 #include "measure.h"
 
-enum { events_per_turn = 512, scratch_bytes = 256 * 1024 };
+enum { scratch_bytes = 256 * 1024 };
 
 static struct {
     uint16_t port;
@@ -50,7 +50,8 @@ static void reopen(struct connection* c) {
         close(c->fd);
     begin(c, now_ns());  // an HTTP request with --close pays for its connection
     c->writable = false;
-    c->fd = open_connection(options.port, opened++, (options.datagram ? SOCK_DGRAM : SOCK_STREAM) | SOCK_NONBLOCK);
+    c->fd = open_connection(options.port, opened++,
+                            (options.datagram ? SOCK_DGRAM : SOCK_STREAM) | SOCK_NONBLOCK);
     if (c->fd < 0)
         die("load: connect");
     watch(epoll, c->fd, c);
@@ -148,38 +149,19 @@ static uint64_t count_stalled(const struct connection* all, int64_t from_ns, int
     return stalled;
 }
 
-static void run(struct connection* all) {
-    int64_t start = now_ns();
-    int64_t warm = start + (int64_t)(options.warmup_seconds * 1e9);
-    int64_t deadline = warm + (int64_t)(options.seconds * 1e9);
-    struct instant from = {0};
+static void on_event(void* owner, uint32_t events) {
+    if (!drive(owner, events))
+        reopen(owner);
+}
 
+static void run(struct connection* all) {
     for (uint64_t i = 0; i < options.connections; i++) {
         all[i].fd = -1;
         reopen(&all[i]);
     }
-    for (int64_t now = start; now < deadline; now = now_ns()) {
-        if (warming && now >= warm) {
-            warming = false;
-            messages = 0;
-            memset(histogram, 0, sizeof histogram);
-            from = read_clocks();
-        }
-        struct epoll_event events[events_per_turn];
-        int ready = epoll_wait(epoll, events, events_per_turn, 10);
-        if (ready < 0 && errno != EINTR)
-            die("epoll_wait");
-        for (int i = 0; i < ready; i++) {
-            struct connection* c = events[i].data.ptr;
-            if (!drive(c, events[i].events))
-                reopen(c);
-        }
-    }
-    if (warming)
-        stop_with("load: no time was left to measure");
-    struct instant to = read_clocks();
-    errors += count_stalled(all, from.wall_ns, to.wall_ns);
-    report(from, to);
+    struct window measured = measure(epoll, options.warmup_seconds, options.seconds, on_event);
+    errors += count_stalled(all, measured.from.wall_ns, measured.to.wall_ns);
+    report(measured);
 }
 
 static void parse(int argc, char** argv) {
@@ -220,8 +202,9 @@ static void parse(int argc, char** argv) {
 int main(int argc, char** argv) {
     parse(argc, argv);
     allow_descriptors(options.connections);
-    message = options.http ? http_request(options.port, options.close ? "Connection: close\r\n" : "", &message_bytes)
-                           : patterned_bytes(message_bytes);
+    message = options.http
+                  ? http_request(options.port, options.close ? "Connection: close\r\n" : "", &message_bytes)
+                  : patterned_bytes(message_bytes);
     scratch = malloc(scratch_bytes);
     struct connection* all = calloc(options.connections, sizeof *all);
     epoll = epoll_create1(EPOLL_CLOEXEC);

@@ -6,7 +6,7 @@
 
 #include "client.h"
 
-enum { failures_bound = 100 };
+enum { failures_bound = 100, events_per_turn = 512 };
 
 static pid_t measured_server;
 
@@ -75,7 +75,38 @@ static struct instant read_clocks(void) {
     return at;
 }
 
-static void report(struct instant from, struct instant to) {
+struct window {
+    struct instant from, to;
+};
+
+// Hands events to their owners, while the warmup lasts and then for the window that counts.
+static struct window measure(int epoll, double warmup_seconds, double seconds,
+                             void (*on_event)(void* owner, uint32_t events)) {
+    struct window measured = {0};
+    int64_t warm = now_ns() + (int64_t)(warmup_seconds * 1e9);
+    int64_t deadline = warm + (int64_t)(seconds * 1e9);
+    for (int64_t now = now_ns(); now < deadline; now = now_ns()) {
+        if (warming && now >= warm) {
+            warming = false;
+            messages = 0;
+            memset(histogram, 0, sizeof histogram);
+            measured.from = read_clocks();
+        }
+        struct epoll_event events[events_per_turn];
+        int ready = epoll_wait(epoll, events, events_per_turn, 10);
+        if (ready < 0 && errno != EINTR)
+            die("epoll_wait");
+        for (int i = 0; i < ready; i++)
+            on_event(events[i].data.ptr, events[i].events);
+    }
+    if (warming)
+        stop_with("load: no time was left to measure");
+    measured.to = read_clocks();
+    return measured;
+}
+
+static void report(struct window measured) {
+    const struct instant from = measured.from, to = measured.to;
     double elapsed_ns = (double)(to.wall_ns - from.wall_ns);
     double server_ns = (double)(to.server_ns - from.server_ns);
     printf("{\"messages\": %llu, \"seconds\": %.6f, \"messages_per_second\": %.1f",

@@ -10,7 +10,7 @@
 #include "measure.h"
 #include "tls.h"
 
-enum { events_per_turn = 512, scratch_bytes = 256 * 1024, bulk_bytes = 1024 * 1024 };
+enum { scratch_bytes = 256 * 1024, bulk_bytes = 1024 * 1024 };
 
 static struct {
     uint16_t port;
@@ -142,33 +142,15 @@ static bool drive(struct connection* c, uint32_t events) {
     }
 }
 
+static void on_event(void* owner, uint32_t events) {
+    if (!drive(owner, events))
+        reopen(owner);
+}
+
 static void run(struct connection* all) {
-    int64_t start = now_ns();
-    int64_t warm = start + (int64_t)(options.warmup_seconds * 1e9);
-    int64_t deadline = warm + (int64_t)(options.seconds * 1e9);
-    struct instant from = {0};
     for (uint64_t i = 0; i < options.connections; i++)
         reopen(&all[i]);
-    for (int64_t now = start; now < deadline; now = now_ns()) {
-        if (warming && now >= warm) {
-            warming = false;
-            messages = 0;
-            memset(histogram, 0, sizeof histogram);
-            from = read_clocks();
-        }
-        struct epoll_event events[events_per_turn];
-        int ready = epoll_wait(epoll, events, events_per_turn, 10);
-        if (ready < 0 && errno != EINTR)
-            die("epoll_wait");
-        for (int i = 0; i < ready; i++) {
-            struct connection* c = events[i].data.ptr;
-            if (!drive(c, events[i].events))
-                reopen(c);
-        }
-    }
-    if (warming)
-        stop_with("tls_load: no time was left to measure");
-    report(from, read_clocks());
+    report(measure(epoll, options.warmup_seconds, options.seconds, on_event));
 }
 
 static void parse(int argc, char** argv) {
