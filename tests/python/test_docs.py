@@ -66,6 +66,7 @@ def test_every_python_program_of_the_pages_runs(program: str, tmp_path: Path) ->
     assert (said.returncode, said.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.without_module
 @pytest.mark.parametrize("program", programs("cpp"))
 def test_every_cpp_program_of_the_pages_compiles_and_runs(program: str, tmp_path: Path) -> None:
