@@ -12,7 +12,7 @@ import ssl
 from typing import NamedTuple
 
 import pytest
-from helpers import PATIENCE, Recorder
+from helpers import PATIENCE, Recorder, environment_of_others
 from tls_helpers import Echo, connect_tls, serving
 
 aiohttp = pytest.importorskip("aiohttp", reason="aiohttp is both client and server here")
@@ -74,6 +74,7 @@ async def running(name, *arguments, **options):
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         limit=1 << 20,
+        env=environment_of_others(),
         **options,
     )
     try:

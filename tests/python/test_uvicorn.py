@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from helpers import PATIENCE, ROOT, environment
+from helpers import PATIENCE, ROOT, environment, environment_of_others
 
 httpx = pytest.importorskip("httpx", reason="httpx drives these tests")
 pytest.importorskip("uvicorn", reason="these tests are about uvicorn")
@@ -299,7 +299,9 @@ def test_curl_over_tls(secure, tmp_path):
 
     def curl(*options: str) -> subprocess.CompletedProcess[bytes]:
         command = ["curl", "--silent", "--show-error", "--noproxy", "*", *options]
-        return subprocess.run(command, capture_output=True, timeout=PATIENCE)
+        return subprocess.run(
+            command, capture_output=True, timeout=PATIENCE, env=environment_of_others()
+        )
 
     trust = ("--cacert", secure.authority)
     requests = [f"{secure.url}/?{number}" for number in range(5)]
