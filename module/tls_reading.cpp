@@ -50,8 +50,10 @@ void TLSTransport::read() {
         }
         if (backlog && !backlog->empty()) {
             write_backlog();
-        } else {
-            process_outgoing();  // who reads nothing yet still owes the end of the handshake
+        } else if (!reading_paused) {
+            process_outgoing();
+        } else if (!below_writing_paused) {
+            send_below();  // who reads nothing yet still owes the end of the handshake
         }
         control_reading();
     } catch (const py::error_set&) {
