@@ -120,6 +120,14 @@ static inline void watch(int epoll, int fd, void* owner) { set_watch(epoll, EPOL
 // What is ready now comes as an event once more: for a connection that is left before it was drained.
 static inline void watch_anew(int epoll, int fd, void* owner) { set_watch(epoll, EPOLL_CTL_MOD, fd, owner); }
 
+// Says that all connections are there, and keeps them until the standard input ends.
+static inline void stay_open(void) {
+    puts("ready");
+    fflush(stdout);
+    while (getchar() != EOF)
+        continue;
+}
+
 static inline uint64_t count_of(const char* text) {
     char* end;
     unsigned long long value = strtoull(text, &end, 10);

@@ -17,10 +17,7 @@ static int idle(uint16_t port, uint64_t count) {
             die("crowd: connect");
         usleep(50);  // a burst would overflow the backlog, and a dropped SYN costs a second
     }
-    puts("ready");
-    fflush(stdout);
-    while (getchar() != EOF)
-        continue;
+    stay_open();
     return 0;
 }
 

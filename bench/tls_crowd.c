@@ -48,9 +48,6 @@ int main(int argc, char** argv) {
             die("tls_crowd: connect");
         greet(context, fd);
     }
-    puts("ready");
-    fflush(stdout);
-    while (getchar() != EOF)
-        continue;
+    stay_open();
     return 0;
 }

@@ -88,7 +88,7 @@ void SocketTransport::start_reading() noexcept {
 
 fiber SocketTransport::read_loop(fiber::place& kept) {
     while (wants_to_read() && !buffered) {
-        const auto got = co_await socket.receive();
+        const auto got = co_await socket.receive();  // named: g++ 12 spoils it as an argument here
         if (!took(got)) {
             break;
         }
@@ -96,6 +96,7 @@ fiber SocketTransport::read_loop(fiber::place& kept) {
     reader_ended(kept);
 }
 
+/// Apart from the coroutine: the frame that an idle connection keeps has no place for these parts.
 bool SocketTransport::took(const zloop::result<std::span<const std::byte>>& got) noexcept {
     const auto& [error, data] = got;
     if (error) {

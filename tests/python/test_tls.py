@@ -13,7 +13,7 @@ import warnings
 import weakref
 
 import pytest
-from helpers import FACTORIES, PATIENCE, Recorder, kernel_was_asked, reset, tcp_pair
+from helpers import FACTORIES, PATIENCE, BufferedRecorder, Recorder, reset, tcp_pair
 from tls_helpers import Echo, close, connect_tls, connected, serving
 
 
@@ -63,50 +63,28 @@ async def test_a_write_of_its_users_below_is_called_once(loop, tls):
     assert sizes[0] > 300_000
 
 
-class _Buffered(asyncio.BufferedProtocol):
-    def __init__(self):
-        self.hints, self.updates, self.sizes = [], [], []
-        self.lost = asyncio.get_running_loop().create_future()
-        self.successor = None
-
-    def connection_made(self, transport):
-        self.transport = transport
-
-    def get_buffer(self, hint):
-        self.hints.append(hint)
-        if self.successor is not None:
-            self.transport.set_protocol(self.successor)
-        return bytearray(1000)
-
-    def buffer_updated(self, count):
-        self.updates.append(count)
-
-    def connection_lost(self, exc):
-        self.sizes.append(self.transport.get_read_buffer_size())
-        self.lost.set_result(exc)
-
-    async def until(self, _):
-        await asyncio.wait_for(self.lost, PATIENCE)
-
-
 async def test_nothing_is_left_to_be_read_after_the_end(loop, tls):
-    protocol = _Buffered()
+    sizes = []
+    protocol = BufferedRecorder(
+        connection_lost=lambda self, _: sizes.append(self.transport.get_read_buffer_size())
+    )
     async with connected(loop, tls, protocol) as (_, peer):
         await peer.below.send(peer.close_notify())
         await protocol.until("connection_lost")
-    assert protocol.sizes == [0]
+    assert sizes == [0]
 
 
 async def test_a_protocol_may_hand_over_when_it_is_asked_for_a_buffer(loop, tls):
-    protocol, successor = _Buffered(), _Buffered()
+    updates, updates_of_successor = [], []
+    protocol = BufferedRecorder(buffer_updated=lambda _, count: updates.append(count))
+    successor = BufferedRecorder(buffer_updated=lambda _, count: updates_of_successor.append(count))
     async with connected(loop, tls, protocol) as (transport, peer):
-        protocol.successor = successor
+        protocol.hooks["get_buffer"] = lambda _: transport.set_protocol(successor)
         await peer.send(bytes(300))
-        while not successor.updates + protocol.updates:
-            await kernel_was_asked()
-        assert (protocol.updates, successor.updates) == ([], [300])
+        await successor.until("buffer_updated")
+        assert (updates, updates_of_successor) == ([], [300])
         transport.set_protocol(protocol)
-        protocol.successor = None
+        del protocol.hooks["get_buffer"]
 
 
 async def test_many_small_messages(loop, tls):
