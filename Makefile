@@ -14,10 +14,8 @@ bench := $(venv)-bench
 wheels := build/wheel-$(version)
 export PATH := $(CURDIR)/$(venv)/bin:$(PATH)
 
-sources := $(wildcard include/zloop/*.hpp module/* zloop/*.py zloop/*.pyi) zloop/meson.build \
-	zloop/py.typed meson.build meson_options.txt LICENSE README.md
-cpp := $(wildcard include/zloop/*.hpp module/*.[ch]pp tests/cpp/*.[ch]pp tests/cpp/pch/*.hpp tests/fuzz/*.[ch]pp \
-	tests/cross/*.cpp examples/cpp/*.cpp tests/packaging/*.cpp)
+sources := $(shell find include module zloop -type f -not -name '*.pyc') meson.build meson_options.txt LICENSE README.md
+cpp = $(shell git ls-files '*.[ch]pp')
 
 .PHONY: help
 help:  ## this list

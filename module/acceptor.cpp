@@ -5,8 +5,8 @@
 #include <zloop/sleep.hpp>
 
 #include "names.hpp"
-#include "socket_transport.hpp"
-#include "tls_transport.hpp"
+#include "socket/transport.hpp"
+#include "tls/transport.hpp"
 
 namespace zl {
 

@@ -14,7 +14,7 @@
 // thousand queued callbacks made the collector a third of call_soon's cost.)
 #pragma once
 
-#include <zloop/timer.hpp>
+#include <zloop/core/timer.hpp>
 
 #include "loop_state.hpp"
 

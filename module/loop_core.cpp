@@ -5,11 +5,11 @@
 #include <cmath>
 
 #include "acceptor.hpp"
-#include "datagram_transport.hpp"
-#include "pipe_transport.hpp"
-#include "sock_operation.hpp"
-#include "socket_transport.hpp"
-#include "tls_transport.hpp"
+#include "datagram/transport.hpp"
+#include "pipe/transport.hpp"
+#include "socket/operation.hpp"
+#include "socket/transport.hpp"
+#include "tls/transport.hpp"
 
 namespace zl {
 

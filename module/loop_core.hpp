@@ -99,7 +99,7 @@ struct LoopCore : loop_state, loop_core_fields {
     py::ref start_accepting(const py::arguments& args);
     py::ref stop_accepting(PyObject* sock);
 
-    // Calls on sockets, in sock_calls.cpp.
+    // Calls on sockets, in socket/calls.cpp.
     py::ref sock_recv(const py::arguments& args);
     py::ref sock_recv_into(const py::arguments& args);
     py::ref sock_recvfrom(const py::arguments& args);

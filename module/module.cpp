@@ -5,12 +5,12 @@
 
 #include <zloop/config.hpp>
 
-#include "datagram_transport.hpp"
+#include "datagram/transport.hpp"
 #include "loop_core.hpp"
-#include "pipe_transport.hpp"
-#include "sock_operation.hpp"
-#include "socket_transport.hpp"
-#include "tls_transport.hpp"
+#include "pipe/transport.hpp"
+#include "socket/operation.hpp"
+#include "socket/transport.hpp"
+#include "tls/transport.hpp"
 
 namespace zl {
 

@@ -11,8 +11,8 @@ using measure = std::chrono::nanoseconds (*)(std::int64_t count);
 
 struct row {
     const char* name;
-    double bar;            ///< how many times as fast as asio it is meant to be
-    std::int64_t count;    ///< of one round: some ten milliseconds
+    double bar;          ///< how many times as fast as asio it is meant to be
+    std::int64_t count;  ///< of one round: some ten milliseconds
     measure asio;
     measure zloop;
 };

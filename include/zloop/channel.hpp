@@ -11,7 +11,7 @@
 #include <type_traits>
 #include <utility>
 
-#include <zloop/parked.hpp>
+#include <zloop/wait/parked.hpp>
 
 namespace zloop {
 

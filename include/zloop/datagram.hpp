@@ -8,9 +8,9 @@
 // as the error of its next operation, which then has done nothing; the socket goes on.
 #pragma once
 
-#include <zloop/attempt.hpp>  // datagram
-#include <zloop/io_awaiter.hpp>
-#include <zloop/socket_base.hpp>
+#include <zloop/kernel/attempt.hpp>  // datagram
+#include <zloop/wait/io_awaiter.hpp>
+#include <zloop/wait/socket_base.hpp>
 
 namespace zloop {
 

@@ -22,8 +22,8 @@
 #include <sys/stat.h>
 #include <sys/uio.h>
 
-#include <zloop/attempt.hpp>
-#include <zloop/fd.hpp>
+#include <zloop/core/fd.hpp>
+#include <zloop/kernel/attempt.hpp>
 #include <zloop/watch.hpp>
 
 namespace zloop {

@@ -13,11 +13,11 @@
 #include <stdexcept>
 #include <utility>
 
-#include <zloop/backend.hpp>
-#include <zloop/default_backend.hpp>
-#include <zloop/fork.hpp>
-#include <zloop/scope.hpp>
-#include <zloop/timer.hpp>
+#include <zloop/core/fork.hpp>
+#include <zloop/core/scope.hpp>
+#include <zloop/core/timer.hpp>
+#include <zloop/kernel/backend.hpp>
+#include <zloop/kernel/default_backend.hpp>
 
 namespace zloop {
 

@@ -6,8 +6,8 @@
 
 #include <cstdlib>
 
+#include <zloop/core/frame_pool.hpp>
 #include <zloop/error.hpp>
-#include <zloop/frame_pool.hpp>
 #include <zloop/task.hpp>
 
 namespace zloop {

@@ -18,8 +18,8 @@
 
 #include <pthread.h>
 
-#include <zloop/fork.hpp>
-#include <zloop/platform.hpp>
+#include <zloop/core/fork.hpp>
+#include <zloop/core/platform.hpp>
 #include <zloop/task.hpp>
 
 namespace zloop {

@@ -8,9 +8,9 @@
 #include <zloop/config.hpp>
 
 #include <zloop/cancel.hpp>
-#include <zloop/child.hpp>
-#include <zloop/command.hpp>
-#include <zloop/launch.hpp>
+#include <zloop/kernel/child.hpp>
+#include <zloop/kernel/command.hpp>
+#include <zloop/kernel/launch.hpp>
 #include <zloop/nursery.hpp>
 #include <zloop/socket.hpp>
 #include <zloop/stream.hpp>

@@ -16,9 +16,9 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include <zloop/attempt.hpp>  // uninterrupted
 #include <zloop/copy.hpp>
-#include <zloop/fd.hpp>
+#include <zloop/core/fd.hpp>
+#include <zloop/kernel/attempt.hpp>  // uninterrupted
 
 namespace zloop {
 

@@ -19,7 +19,7 @@
 #include <sched.h>
 #include <unistd.h>
 
-#include <zloop/platform.hpp>
+#include <zloop/core/platform.hpp>
 #include <zloop/socket.hpp>
 
 namespace zloop {

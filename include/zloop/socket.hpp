@@ -7,8 +7,8 @@
 
 #include <span>
 
-#include <zloop/io_awaiter.hpp>
-#include <zloop/socket_base.hpp>
+#include <zloop/wait/io_awaiter.hpp>
+#include <zloop/wait/socket_base.hpp>
 
 namespace zloop {
 

@@ -11,7 +11,7 @@
 #include <utility>
 
 #include <zloop/cancel.hpp>
-#include <zloop/parked.hpp>
+#include <zloop/wait/parked.hpp>
 
 namespace zloop {
 

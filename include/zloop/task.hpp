@@ -18,9 +18,9 @@
 #include <utility>
 #include <variant>
 
-#include <zloop/frame_pool.hpp>
+#include <zloop/core/frame_pool.hpp>
+#include <zloop/core/site.hpp>
 #include <zloop/loop.hpp>
-#include <zloop/site.hpp>
 
 namespace zloop {
 

@@ -1,11 +1,11 @@
 // zloop/testing.hpp: a loop for tests: no kernel, no waiting.
 //
-// Its backend is scripted (scripted.hpp), its clock virtual. Time moves only when nothing else can run, so a
-// test of an hour takes no time, and passes or fails the same way each time.
+// Its backend is scripted (testing/scripted.hpp), its clock virtual. Time moves only when nothing else can
+// run, so a test of an hour takes no time, and passes or fails the same way each time.
 #pragma once
 
 #include <zloop/job.hpp>
-#include <zloop/scripted.hpp>
+#include <zloop/testing/scripted.hpp>
 
 namespace zloop::testing {
 

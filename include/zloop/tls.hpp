@@ -17,7 +17,7 @@
 #include <string_view>
 #include <utility>
 
-#include <zloop/tls_carrier.hpp>
+#include <zloop/tls/carrier.hpp>
 
 namespace zloop::detail {
 struct tls_handshake;
@@ -37,7 +37,7 @@ using certificate = std::unique_ptr<X509, certificate_deleter>;
 ///            then: `below().close()` ends that. One that is destroyed says nothing to its peer: shutdown().
 /// Completes: recv and send as those of any stream. What is still owed to the peer, after a send that was
 ///            cancelled or by the protocol itself, leaves with whatever is awaited next, or is already.
-/// Fails:     as the stream below does; with what the peer has done wrong (tls_error.hpp), and then always.
+/// Fails:     as the stream below does; with what the peer has done wrong (tls/error.hpp), and then always.
 /// Overlap:   recv beside send; otherwise one at a time.
 /// Thread:    its loop's.
 /// Example:   examples/cpp/https_get.cpp
@@ -179,7 +179,7 @@ namespace zloop::tls {
 /// one is meant. `earlier` is newest_session() of a connection before, of this context to this host.
 /// Owns:  `below`, unless that is an lvalue, which then outlives what is made.
 /// Fails: as the stream below does; `tls::errc::truncated` when the peer leaves; in certificate_category()
-///        when its certificate is refused, in openssl_category() otherwise (tls_error.hpp);
+///        when its certificate is refused, in openssl_category() otherwise (tls/error.hpp);
 ///        `invalid_argument` without a host whose certificate could be checked; `operation_canceled`. Then an
 ///        owned stream is gone. Nothing limits the time: with_timeout does.
 template <class S>

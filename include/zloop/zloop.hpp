@@ -1,49 +1,34 @@
-// zloop/zloop.hpp: all of zloop but its test doubles (testing.hpp, scripted.hpp) and TLS (tls.hpp: OpenSSL).
+// zloop/zloop.hpp: all of zloop but its test doubles (testing.hpp) and TLS (tls.hpp, which needs OpenSSL).
+//
+// What lies beside it is what a program includes. The folders are what that is made of: core/ a loop and a
+// task, kernel/ the seam to the system, wait/ awaitables, tls/ and testing/ what their doors bring.
 #pragma once
 
-#include <zloop/config.hpp>
-
 #include <zloop/address.hpp>
-#include <zloop/attached.hpp>
-#include <zloop/backend.hpp>
 #include <zloop/backtrace.hpp>
 #include <zloop/buffered_reader.hpp>
 #include <zloop/cancel.hpp>
 #include <zloop/channel.hpp>
-#include <zloop/child.hpp>
-#include <zloop/command.hpp>
+#include <zloop/config.hpp>
 #include <zloop/connect.hpp>
 #include <zloop/copy.hpp>
 #include <zloop/datagram.hpp>
-#include <zloop/default_backend.hpp>
-#include <zloop/epoll.hpp>
 #include <zloop/error.hpp>
-#include <zloop/fd.hpp>
 #include <zloop/foreign_stream.hpp>
-#include <zloop/io_awaiter.hpp>
 #include <zloop/job.hpp>
-#include <zloop/kqueue.hpp>
-#include <zloop/launch.hpp>
 #include <zloop/listener.hpp>
 #include <zloop/loop.hpp>
 #include <zloop/nursery.hpp>
 #include <zloop/offload.hpp>
-#include <zloop/op.hpp>
-#include <zloop/parked.hpp>
 #include <zloop/pipe.hpp>
 #include <zloop/process.hpp>
 #include <zloop/resolve.hpp>
-#include <zloop/scope.hpp>
 #include <zloop/send_file.hpp>
 #include <zloop/signal.hpp>
-#include <zloop/site.hpp>
 #include <zloop/sleep.hpp>
 #include <zloop/socket.hpp>
-#include <zloop/socket_base.hpp>
 #include <zloop/stream.hpp>
 #include <zloop/sync.hpp>
 #include <zloop/task.hpp>
-#include <zloop/timer.hpp>
-#include <zloop/uring.hpp>
 #include <zloop/watch.hpp>
 #include <zloop/when.hpp>

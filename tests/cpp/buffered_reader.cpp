@@ -23,8 +23,8 @@ using zloop::testing::virtual_loop;
 namespace {
 
 /// A reader that refers to a made-up stream.
-struct fixture : scripted_stream {
-    explicit fixture(std::size_t limit_bytes = 64 * 1024) : reader(socket, limit_bytes) {}
+struct reader_fixture : scripted_stream {
+    explicit reader_fixture(std::size_t limit_bytes = 64 * 1024) : reader(socket, limit_bytes) {}
 
     buffered_reader<stream&> reader;
 
@@ -68,7 +68,7 @@ task<std::vector<std::string>> all_lines(buffered_reader<S>& from) {
 }  // namespace
 
 TEST_CASE("lines come one by one, without their ends", "[buffered_reader]") {
-    fixture with;
+    reader_fixture with;
     with.peer.receives("one\ntwo\r\n\n\r\nth").receives("ree\r").receives("\nfour").ends();
 
     CHECK(with.line() == "one");
@@ -82,13 +82,13 @@ TEST_CASE("lines come one by one, without their ends", "[buffered_reader]") {
 }
 
 TEST_CASE("a carriage return alone ends no line, and only the last one is taken off", "[buffered_reader]") {
-    fixture with;
+    reader_fixture with;
     with.peer.receives("a\rb\r\r\n");
     CHECK(with.line() == "a\rb\r");
 }
 
 TEST_CASE("a message of a line, a body and a trailer is taken apart", "[buffered_reader]") {
-    fixture with;
+    reader_fixture with;
     std::string all = "POST /\r\nlength: 5\r\n\r\nhello--\r\nnext";
     SECTION("in one piece") { with.peer.receives(all); }
     SECTION("a byte at a time") {
@@ -126,7 +126,7 @@ TEST_CASE("any chunks give the same lines", "[buffered_reader]") {
     };
     for (int round = 0; round < 200; ++round) {
         const std::size_t limit = 20 + upto(100) * upto(100);
-        fixture with(limit);
+        reader_fixture with(limit);
         std::vector<std::string> lines(1 + upto(60));
         std::string all;
         for (auto& line : lines) {
@@ -152,7 +152,7 @@ TEST_CASE("any chunks give the same lines", "[buffered_reader]") {
 }
 
 TEST_CASE("what is longer than the limit is refused, and stays", "[buffered_reader]") {
-    fixture with(10);
+    reader_fixture with(10);
     with.peer.receives("0123456789abc\n");
     SECTION("a line") { CHECK(with.line() == message(errc::limit_exceeded)); }
     SECTION("a line, again") {
@@ -172,7 +172,7 @@ TEST_CASE("what is longer than the limit is refused, and stays", "[buffered_read
 }
 
 TEST_CASE("a failure of the source takes nothing", "[buffered_reader]") {
-    fixture with;
+    reader_fixture with;
     with.peer.receives("almost").fails_read(ECONNRESET).receives(" there\n");
 
     CHECK(with.line() == support::message(std::errc::connection_reset));
@@ -181,7 +181,7 @@ TEST_CASE("a failure of the source takes nothing", "[buffered_reader]") {
 }
 
 TEST_CASE("a cancelled read takes nothing, and the next one goes on", "[buffered_reader]") {
-    fixture with;
+    reader_fixture with;
     const auto cancel = [&]<class T>(task<result<T>> work) {
         with.peer.receives("x");
         auto reading = with.on.start(std::move(work));
@@ -204,7 +204,7 @@ TEST_CASE("a cancelled read takes nothing, and the next one goes on", "[buffered
 
 TEST_CASE("a read that loses a race takes nothing, and one whose result was dropped is peeked at again",
           "[buffered_reader]") {
-    fixture with;
+    reader_fixture with;
     auto other = []() -> task<int> { co_return 1; };
     const auto race = [&] { return run(with.on, when_any(with.reader.peek_until("\n"), other())); };
     with.peer.receives("line");
@@ -236,7 +236,7 @@ TEST_CASE("what a source throws comes out, and nothing is lost", "[buffered_read
 }
 
 TEST_CASE("a reader is a byte source: what is buffered comes first", "[buffered_reader]") {
-    fixture with;
+    reader_fixture with;
     with.peer.receives("line\nrest").receives("more").ends();
     CHECK(with.line() == "line");
     std::string text(6, '\0');
@@ -275,7 +275,7 @@ TEST_CASE("a reader over a stream is a stream, and readers stack", "[buffered_re
     static_assert(byte_source<buffered_reader<countdown&>> && !byte_sink<buffered_reader<countdown&>>);
     static_assert(byte_sink<buffered_reader<foreign_stream>> &&
                   !vectored_sink<buffered_reader<foreign_stream>>);
-    fixture with;
+    reader_fixture with;
     with.peer.receives("one\ntwo\n");
     buffered_reader<buffered_reader<stream&>&> upper(with.reader, 4);
 

@@ -13,14 +13,14 @@
 #include "catch.hpp"
 #include "probes.hpp"
 #include "support.hpp"
+#include "tasks.hpp"
 
 using namespace zloop;
 using namespace std::chrono_literals;
+using support::nap;
 using zloop::testing::virtual_loop;
 
 namespace {
-
-task<result<void>> nap(nanoseconds duration) { co_return co_await sleep_for(duration); }
 
 template <class T>
 task<T> value_after(nanoseconds duration, T value) {

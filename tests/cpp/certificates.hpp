@@ -11,7 +11,7 @@
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
 
-#include <zloop/tls_context.hpp>
+#include <zloop/tls/context.hpp>
 
 #include "catch.hpp"
 

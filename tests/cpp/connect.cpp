@@ -72,7 +72,7 @@ private:
     std::vector<std::pair<address, behaviour>> behaviours_;
 };
 
-struct fixture {
+struct connect_fixture {
     testing::virtual_loop on;
     network net{on};
 
@@ -124,7 +124,7 @@ TEST_CASE("families take turns, beginning with that of the first address", "[con
 }
 
 TEST_CASE("an address that connects in time is the only one that is tried", "[connect]") {
-    fixture with;
+    connect_fixture with;
     with.net.answers(v6(1), 249ms);
     auto running = with.connects({v6(1), v4(1)});
 
@@ -136,7 +136,7 @@ TEST_CASE("an address that connects in time is the only one that is tried", "[co
 
 TEST_CASE("the next address is tried beside one that does not answer, and the first to connect wins",
           "[connect]") {
-    fixture with;
+    connect_fixture with;
     with.net.answers(v4(1), 30ms);
     auto running = with.connects({v6(1), v4(1), v6(2)});
 
@@ -147,7 +147,7 @@ TEST_CASE("the next address is tried beside one that does not answer, and the fi
 }
 
 TEST_CASE("an older attempt may still win", "[connect]") {
-    fixture with;
+    connect_fixture with;
     with.net.answers(v6(1), 300ms);
     with.net.answers(v4(1), 100ms);
     auto running = with.connects({v6(1), v4(1)});
@@ -157,7 +157,7 @@ TEST_CASE("an older attempt may still win", "[connect]") {
 }
 
 TEST_CASE("when an attempt fails the next one starts at once", "[connect]") {
-    fixture with;
+    connect_fixture with;
     with.net.answers(v6(1), 10ms, ENETUNREACH);
     with.net.answers(v4(1), 5ms);
     auto running = with.connects({v6(1), v4(1), v6(2)});
@@ -168,7 +168,7 @@ TEST_CASE("when an attempt fails the next one starts at once", "[connect]") {
 }
 
 TEST_CASE("an older attempt that fails starts the next one too, and the delay begins anew", "[connect]") {
-    fixture with;
+    connect_fixture with;
     with.net.answers(v6(1), 300ms, ECONNREFUSED);
     with.net.answers(v6(2), 251ms);
     auto running = with.connects({v6(1), v4(1), v6(2), v4(2)});
@@ -179,7 +179,7 @@ TEST_CASE("an older attempt that fails starts the next one too, and the delay be
 }
 
 TEST_CASE("when all have failed the last failure is told", "[connect]") {
-    fixture with;
+    connect_fixture with;
     with.net.answers(v6(1), 0ms, ENETUNREACH);
     with.net.answers(v4(1), 1ms, ECONNREFUSED);
     auto running = with.connects({v6(1), v4(1)});
@@ -191,7 +191,7 @@ TEST_CASE("when all have failed the last failure is told", "[connect]") {
 }
 
 TEST_CASE("two that connect in the same turn: the first wins, the other is dropped", "[connect]") {
-    fixture with;
+    connect_fixture with;
     with.net.answers(v6(1), 350ms);
     with.net.answers(v4(1), 100ms);
     auto running = with.connects({v6(1), v4(1)});
@@ -202,7 +202,7 @@ TEST_CASE("two that connect in the same turn: the first wins, the other is dropp
 }
 
 TEST_CASE("cancelling ends every attempt, and is told as such", "[connect]") {
-    fixture with;
+    connect_fixture with;
     auto running = with.connects({v6(1), v4(1), v6(2)});
     with.on.advance(300ms);
     CHECK(with.net.begun.size() == 2);

@@ -21,7 +21,7 @@ using zloop::testing::virtual_loop;
 namespace {
 
 /// Two made-up streams.
-struct fixture {
+struct copy_fixture {
     virtual_loop on;
     int first = on.kernel().open();
     int second = on.kernel().open();
@@ -38,7 +38,7 @@ struct plain {
     auto send(std::span<const std::byte> buffer) { return below.send(buffer); }
 };
 
-std::string pattern(std::size_t size, unsigned step) {
+std::string stepped(std::size_t size, unsigned step) {
     std::string text(size, '\0');
     for (std::size_t index = 0; index < size; ++index) {
         text[index] = static_cast<char>(index * step / 7 + index / 251);
@@ -50,7 +50,7 @@ std::string unsent(const transferred& done) { return text_of(done.unsent); }
 
 /// The same copy by each of the ways that bytes can take.
 template <class F>
-void each_way(fixture& with, F check) {
+void each_way(copy_fixture& with, F check) {
     plain plain_from{with.from}, plain_to{with.to};
     buffered_reader<stream&> reader(with.from);
     SECTION("lent, sent now or never") { check(with.from, with.to); }
@@ -64,7 +64,7 @@ void each_way(fixture& with, F check) {
 }  // namespace
 
 TEST_CASE("copy sends all up to the end of its source, and ends nothing", "[copy]") {
-    fixture with;
+    copy_fixture with;
     with.source.receives("hello").stalls_read().receives(", ").receives("world").ends();
     each_way(with, [&](auto& from, auto& to) {
         const auto [error, count, unsent] = run(with.on, copy(from, to));
@@ -77,8 +77,8 @@ TEST_CASE("copy sends all up to the end of its source, and ends nothing", "[copy
 }
 
 TEST_CASE("copy goes through reads and writes of one byte, and waits", "[copy]") {
-    fixture with;
-    const std::string text = pattern(300, 3);
+    copy_fixture with;
+    const std::string text = stepped(300, 3);
     with.source.receives(text).ends();
     for (std::size_t index = 0; index < text.size(); ++index) {
         with.source.gives(index % 5 == 0 ? 7 : 1);
@@ -94,7 +94,7 @@ TEST_CASE("copy goes through reads and writes of one byte, and waits", "[copy]")
 }
 
 TEST_CASE("copy stops at its limit, and leaves the rest in the source", "[copy]") {
-    fixture with;
+    copy_fixture with;
     with.source.receives("hello, world").ends();
     each_way(with, [&](auto& from, auto& to) {
         CHECK(run(with.on, copy(from, to, 0)).value() == 0);
@@ -108,8 +108,8 @@ TEST_CASE("copy stops at its limit, and leaves the rest in the source", "[copy]"
 }
 
 TEST_CASE("copy through a limit that needs several buffers", "[copy]") {
-    fixture with;
-    const std::string text = pattern(200'000, 5);
+    copy_fixture with;
+    const std::string text = stepped(200'000, 5);
     with.source.receives(text);
     each_way(with, [&](auto& from, auto& to) {
         CHECK(run(with.on, copy(from, to, 150'000)).value() == 150'000);
@@ -118,7 +118,7 @@ TEST_CASE("copy through a limit that needs several buffers", "[copy]") {
 }
 
 TEST_CASE("copy says how far it came when its source fails", "[copy]") {
-    fixture with;
+    copy_fixture with;
     with.source.receives("hello").fails_read(ECONNRESET);
     each_way(with, [&](auto& from, auto& to) {
         const auto done = run(with.on, copy(from, to));
@@ -131,7 +131,7 @@ TEST_CASE("copy says how far it came when its source fails", "[copy]") {
 }
 
 TEST_CASE("copy loses no byte when its sink fails", "[copy]") {
-    fixture with;
+    copy_fixture with;
     with.source.receives("hello, world");
     const int when = GENERATE(0, 1, 2);  // at once, after a part, after a wait
     if (when > 0) {
@@ -161,7 +161,7 @@ TEST_CASE("copy loses no byte when its sink fails", "[copy]") {
 }
 
 TEST_CASE("a copy that is cancelled while it waits for its source goes on later", "[copy]") {
-    fixture with;
+    copy_fixture with;
     with.source.receives("hello, ");
     each_way(with, [&](auto& from, auto& to) {
         auto copying = with.on.start(copy(from, to));
@@ -180,7 +180,7 @@ TEST_CASE("a copy that is cancelled while it waits for its source goes on later"
 }
 
 TEST_CASE("a copy that is cancelled while it waits for its sink gives back what was not sent", "[copy]") {
-    fixture with;
+    copy_fixture with;
     with.source.receives("hello, world");
     with.sink.takes(3).takes(0);
     each_way(with, [&](auto& from, auto& to) {
@@ -201,7 +201,7 @@ TEST_CASE("a copy that is cancelled while it waits for its sink gives back what 
 }
 
 TEST_CASE("a deadline around a copy keeps the count", "[copy]") {
-    fixture with;
+    copy_fixture with;
     with.source.receives("hello");
     auto outcome = run(with.on, with_timeout(1s, copy(with.from, with.to)));
     CHECK(outcome->error == std::errc::operation_canceled);
@@ -219,7 +219,7 @@ TEST_CASE("copy passes on what its source or its sink throws", "[copy]") {
             throw std::domain_error("sink");
         }
     };
-    fixture with;
+    copy_fixture with;
     with.source.receives("hello");
     moody broken;
     CHECK_THROWS_WITH(run(with.on, copy(broken, with.to)), "source");
@@ -264,7 +264,7 @@ TEST_CASE("copies beside each other do not see each other's bytes", "[copy]") {
     for (auto* each : {&other_one, &other_two}) {
         CHECK(each->socket.set_send_buffer(5000));
     }
-    const std::string texts[] = {pattern(300'000, 3), pattern(300'000, 11)};
+    const std::string texts[] = {stepped(300'000, 3), stepped(300'000, 11)};
     plain plain_one{other_one.socket}, plain_two{other_two.socket};
     job<transferred> first(on, tries ? copy(one.socket, other_one.socket) : copy(one.socket, plain_one));
     job<transferred> second(on, tries ? copy(two.socket, other_two.socket) : copy(two.socket, plain_two));

@@ -6,7 +6,7 @@
 
 #include <sys/wait.h>
 
-#include <zloop/faults.hpp>
+#include <zloop/testing/faults.hpp>
 #include <zloop/zloop.hpp>
 
 #include "catch.hpp"

@@ -9,6 +9,7 @@
 
 #include "catch.hpp"
 #include "support.hpp"
+#include "tasks.hpp"
 
 using namespace zloop;
 using namespace support;
@@ -125,22 +126,9 @@ TEST_CASE("a spawned task ends by itself and leaves nothing", "[job]") {
     CHECK(ended == 2);
 }
 
-namespace {
-
-std::vector<std::string> reported;
-
-}  // namespace
-
 TEST_CASE("a spawned task's exception reaches the failure hook", "[job]") {
     virtual_loop on;
-    reported.clear();
-    on.use_failure_hook([](std::exception_ptr failure) {
-        try {
-            std::rethrow_exception(failure);
-        } catch (const std::exception& error) {
-            reported.push_back(error.what());
-        }
-    });
+    const auto& reported = keep_failures(on);
     auto fails = []() -> task<> {
         co_await next_turn();
         throw std::runtime_error("nobody waits");

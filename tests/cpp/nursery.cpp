@@ -11,14 +11,15 @@
 #include "catch.hpp"
 #include "probes.hpp"
 #include "support.hpp"
+#include "tasks.hpp"
 
 using namespace zloop;
 using namespace std::chrono_literals;
+using support::nap;
+using support::thrown_by;
 using zloop::testing::virtual_loop;
 
 namespace {
-
-task<result<void>> nap(nanoseconds duration) { co_return co_await sleep_for(duration); }
 
 /// Throws that it was cancelled, when it was.
 task<> needed_nap(nanoseconds duration) { (co_await sleep_for(duration)).value(); }
@@ -26,26 +27,6 @@ task<> needed_nap(nanoseconds duration) { (co_await sleep_for(duration)).value()
 task<> fail_after(nanoseconds duration, const char* what) {
     static_cast<void>(co_await shield(nap(duration)));
     throw std::runtime_error(what);
-}
-
-template <class T>
-std::string thrown_by(virtual_loop& on, task<T> work) {
-    try {
-        static_cast<void>(run(on, std::move(work)));
-    } catch (const std::exception& error) {
-        return error.what();
-    }
-    return "nothing";
-}
-
-std::vector<std::string> reported;
-
-void report(std::exception_ptr failure) {
-    try {
-        std::rethrow_exception(failure);
-    } catch (const std::exception& error) {
-        reported.push_back(error.what());
-    }
 }
 
 }  // namespace
@@ -128,8 +109,7 @@ TEST_CASE("an error of a spawned result<void> is a failure", "[nursery]") {
 
 TEST_CASE("later failures in a nursery reach the loop's hook, and cancellations do not", "[nursery]") {
     virtual_loop on;
-    reported.clear();
-    on.use_failure_hook(report);
+    const auto& reported = support::keep_failures(on);
     auto body = [&](nursery& children) -> task<> {
         children.spawn(fail_after(3s, "third"));
         children.spawn(fail_after(1s, "first"));

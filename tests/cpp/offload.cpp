@@ -15,10 +15,12 @@
 #include "catch.hpp"
 #include "probes.hpp"
 #include "support.hpp"
+#include "tasks.hpp"
 
 using namespace std::chrono_literals;
 using namespace zloop;
 using support::each_backend;
+using support::join;
 
 namespace {
 
@@ -48,14 +50,6 @@ private:
     int waiting_ = 0;
     bool open_ = false;
 };
-
-template <class T>
-T join(loop& on, job<T>& running) {
-    while (!running.done()) {
-        on.run_once();
-    }
-    return running.take();
-}
 
 }  // namespace
 

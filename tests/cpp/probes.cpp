@@ -6,7 +6,7 @@
 
 #include <netdb.h>
 
-#include <zloop/interpose.hpp>
+#include <zloop/testing/interpose.hpp>
 
 namespace probes {
 

@@ -1,5 +1,6 @@
-// Looks at what the library asks of the system: allocations are counted, and system calls as faults.hpp does
-// it, which can make them fail. For names to look up the linker puts a probe in the call's place (--wrap).
+// Looks at what the library asks of the system: allocations are counted, and system calls as
+// testing/faults.hpp does it, which can make them fail. For names to look up the linker puts a probe in the
+// call's place (--wrap).
 #pragma once
 
 #include <atomic>
@@ -8,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include <zloop/faults.hpp>
+#include <zloop/testing/faults.hpp>
 
 namespace probes {
 

@@ -15,22 +15,16 @@
 #include "catch.hpp"
 #include "probes.hpp"
 #include "support.hpp"
+#include "tasks.hpp"
 
 using namespace std::chrono_literals;
 using namespace zloop;
 using support::each_backend;
 using support::handling;
+using support::join;
 using support::open_descriptors;
 
 namespace {
-
-template <class T>
-T join(loop& on, job<T>& running) {
-    while (!running.done()) {
-        on.run_once();
-    }
-    return running.take();
-}
 
 int wait_on(loop& on, signal_set& set) { return zloop::run(on, set.wait()).value(); }
 

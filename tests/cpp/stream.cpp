@@ -17,7 +17,7 @@ using zloop::testing::virtual_loop;
 
 namespace {
 
-struct fixture : scripted_stream {
+struct stream_fixture : scripted_stream {
     result<void> write(std::string_view text) { return run(on, write_all(socket, bytes_of(text))); }
 
     result<std::string> read(std::size_t count) {
@@ -35,7 +35,7 @@ struct fixture : scripted_stream {
 }  // namespace
 
 TEST_CASE("write_all sends everything through short writes", "[stream]") {
-    fixture with;
+    stream_fixture with;
     with.peer.takes(1).takes(3).takes(2);
 
     CHECK(with.write("hello, world"));
@@ -43,7 +43,7 @@ TEST_CASE("write_all sends everything through short writes", "[stream]") {
 }
 
 TEST_CASE("write_all waits while the peer takes nothing", "[stream]") {
-    fixture with;
+    stream_fixture with;
     with.peer.takes(4).takes(0);
     with.on.kernel().after(1s, [&] { with.peer.takes(100); });
 
@@ -53,14 +53,14 @@ TEST_CASE("write_all waits while the peer takes nothing", "[stream]") {
 }
 
 TEST_CASE("write_all of nothing asks for nothing", "[stream]") {
-    fixture with;
+    stream_fixture with;
     with.peer.fails_write(EPIPE);
 
     CHECK(with.write(""));
 }
 
 TEST_CASE("write_all fails as send does", "[stream]") {
-    fixture with;
+    stream_fixture with;
     with.peer.takes(5).fails_write(ECONNRESET);
 
     CHECK(with.write("hello, world").error() == std::errc::connection_reset);
@@ -68,7 +68,7 @@ TEST_CASE("write_all fails as send does", "[stream]") {
 }
 
 TEST_CASE("read_exactly fills the buffer from short reads", "[stream]") {
-    fixture with;
+    stream_fixture with;
     with.peer.receives("h").receives("el").stalls_read().receives("lo, world");
 
     CHECK(with.read(5).value() == "hello");
@@ -76,14 +76,14 @@ TEST_CASE("read_exactly fills the buffer from short reads", "[stream]") {
 }
 
 TEST_CASE("read_exactly of nothing asks for nothing", "[stream]") {
-    fixture with;
+    stream_fixture with;
     with.peer.ends();
 
     CHECK(with.read(0));
 }
 
 TEST_CASE("read_exactly tells an end inside from an error", "[stream]") {
-    fixture with;
+    stream_fixture with;
     SECTION("the end of the stream") {
         with.peer.receives("hel").ends();
         CHECK(with.read(5).error() == errc::end_of_stream);
@@ -99,7 +99,7 @@ TEST_CASE("read_exactly tells an end inside from an error", "[stream]") {
 }
 
 TEST_CASE("read_until returns the size with the delimiter and keeps what came behind", "[stream]") {
-    fixture with;
+    stream_fixture with;
     with.peer.receives("GET / HTTP/1.1\r\nHost: a\r\n\r\nbody");
     std::string buffer;
 
@@ -112,7 +112,7 @@ TEST_CASE("read_until returns the size with the delimiter and keeps what came be
 }
 
 TEST_CASE("read_until finds a delimiter that arrives in pieces", "[stream]") {
-    fixture with;
+    stream_fixture with;
     for (const char* byte : {"a", "\r", "\n", "\r", "\r", "\n", "\r", "\n", "z"}) {
         with.peer.receives(byte);
     }
@@ -123,7 +123,7 @@ TEST_CASE("read_until finds a delimiter that arrives in pieces", "[stream]") {
 }
 
 TEST_CASE("read_until does not read when the delimiter is there", "[stream]") {
-    fixture with;
+    stream_fixture with;
     with.peer.fails_read(EIO);
     std::string buffer = "line\nrest";
 
@@ -132,7 +132,7 @@ TEST_CASE("read_until does not read when the delimiter is there", "[stream]") {
 }
 
 TEST_CASE("read_until reads no more than its limit", "[stream]") {
-    fixture with;
+    stream_fixture with;
     with.peer.receives("0123456789abcdef\n");
     std::string buffer;
 
@@ -146,7 +146,7 @@ TEST_CASE("read_until reads no more than its limit", "[stream]") {
 }
 
 TEST_CASE("read_until leaves in the buffer what came before a failure", "[stream]") {
-    fixture with;
+    stream_fixture with;
     std::string buffer = "al";
     SECTION("the end of the stream") {
         with.peer.receives("most").ends();
@@ -160,7 +160,7 @@ TEST_CASE("read_until leaves in the buffer what came before a failure", "[stream
 }
 
 TEST_CASE("a cancel ends a helper in the middle", "[stream]") {
-    fixture with;
+    stream_fixture with;
     with.peer.receives("hel");
     std::string text(5, '\0');
     auto reading = with.on.start(read_exactly(with.socket, std::as_writable_bytes(std::span(text))));
@@ -186,7 +186,7 @@ TEST_CASE("whatever has recv or send is a byte source or sink", "[stream]") {
     static_assert(!byte_source<std::string> && !byte_sink<std::string>);
     static_assert(borrowing_source<stream> && vectored_sink<stream>);
     static_assert(!borrowing_source<foreign_stream> && !vectored_sink<foreign_stream>);
-    fixture with;
+    stream_fixture with;
     slow layer{with.socket};
 
     CHECK(run(with.on, write_all(layer, bytes_of("abc"))));
@@ -221,7 +221,7 @@ TEST_CASE("read_until leaves no empty room behind when its source throws", "[str
 }
 
 TEST_CASE("write_all sends several parts in order, through short writes", "[stream]") {
-    fixture with;
+    stream_fixture with;
     std::vector<std::span<const std::byte>> parts;
     std::string whole;
     const std::string letters = "abcdefghijklmnopqrstuvwxyz";
@@ -250,7 +250,7 @@ TEST_CASE("write_all sends several parts in order, through short writes", "[stre
 }
 
 TEST_CASE("write_all of no parts, or of empty ones, asks for nothing", "[stream]") {
-    fixture with;
+    stream_fixture with;
     with.peer.fails_write(EPIPE);
     const std::span<const std::byte> parts[3];
 
@@ -259,7 +259,7 @@ TEST_CASE("write_all of no parts, or of empty ones, asks for nothing", "[stream]
 }
 
 TEST_CASE("write_all of several parts fails as send does, and is cancelled", "[stream]") {
-    fixture with;
+    stream_fixture with;
     const std::span<const std::byte> parts[] = {bytes_of("hello, "), bytes_of("world")};
     SECTION("fails") {
         with.peer.takes(9).fails_write(ECONNRESET);

@@ -15,15 +15,15 @@
 #include <poll.h>
 #include <sys/socket.h>
 
-#include <zloop/epoll.hpp>
-#include <zloop/fd.hpp>
+#include <zloop/core/fd.hpp>
 #include <zloop/job.hpp>
-#include <zloop/kqueue.hpp>
+#include <zloop/kernel/epoll.hpp>
+#include <zloop/kernel/kqueue.hpp>
+#include <zloop/kernel/uring/backend.hpp>
 #include <zloop/loop.hpp>
 #include <zloop/socket.hpp>
 #include <zloop/stream.hpp>
 #include <zloop/testing.hpp>
-#include <zloop/uring.hpp>
 
 namespace support {
 

@@ -21,7 +21,7 @@ using zloop::testing::virtual_loop;
 namespace {
 
 /// A stream without receive, as a user's own layer is.
-struct plain {
+struct bare {
     stream socket;
     auto recv(std::span<std::byte> buffer) { return socket.recv(buffer); }
     auto send(std::span<const std::byte> buffer) { return socket.send(buffer); }
@@ -44,11 +44,11 @@ task<secured<S>> shake(S first, S second, tls::context with = for_client(), std:
 }
 
 /// Two ends of TLS on a loop; the client's is `client`.
-struct fixture {
+struct tls_fixture {
     loop on{each_backend()};
     tls::stream<stream> client, server;
 
-    explicit fixture(tls::context with = for_client(), tls::context by = for_server()) {
+    explicit tls_fixture(tls::context with = for_client(), tls::context by = for_server()) {
         auto both = try_to(std::move(with), "localhost", std::move(by));
         client = std::move(both.client).value();
         server = std::move(both.server).value();
@@ -114,7 +114,7 @@ task<> write_and_finish(S& to, std::string text) {
 }  // namespace
 
 TEST_CASE("bytes go both ways through TLS", "[tls]") {
-    fixture with;
+    tls_fixture with;
 
     CHECK(run(with.on, write_all(with.client, bytes_of("ping"))));
     CHECK(run(with.on, read_text(with.server)).value() == "ping");
@@ -124,7 +124,7 @@ TEST_CASE("bytes go both ways through TLS", "[tls]") {
 }
 
 TEST_CASE("large texts cross each other, and nobody waits for the other to read", "[tls]") {
-    fixture with;
+    tls_fixture with;
     const std::string there = pattern(3'000'000), back = pattern(2'500'001);
 
     auto [sent, answered, came, returned] =
@@ -135,7 +135,7 @@ TEST_CASE("large texts cross each other, and nobody waits for the other to read"
     CHECK((returned == back));
 }
 
-TEMPLATE_TEST_CASE("TLS works over streams that only receive into a buffer", "[tls]", plain) {
+TEMPLATE_TEST_CASE("TLS works over streams that only receive into a buffer", "[tls]", bare) {
     loop on(each_backend());
     auto pair = stream::pair(on).value();
     auto both = run(on, shake<TestType>({std::move(pair.first)}, {std::move(pair.second)}));
@@ -149,8 +149,8 @@ TEMPLATE_TEST_CASE("TLS works over streams that only receive into a buffer", "[t
 }
 
 TEST_CASE("TLS works within TLS, and over a stream that it does not own", "[tls]") {
-    fixture with;
-    auto inner = run(with.on, [](fixture& outer) -> task<secured<tls::stream<stream>&>> {
+    tls_fixture with;
+    auto inner = run(with.on, [](tls_fixture& outer) -> task<secured<tls::stream<stream>&>> {
         auto [client, server] = co_await when_all(tls::connect(outer.client, for_client(), "localhost"),
                                                   tls::accept(outer.server, for_server()));
         co_return secured<tls::stream<stream>&>{std::move(client), std::move(server)};
@@ -165,7 +165,7 @@ TEST_CASE("TLS works within TLS, and over a stream that it does not own", "[tls]
 }
 
 TEST_CASE("lines are read through TLS", "[tls]") {
-    fixture with;
+    tls_fixture with;
     buffered_reader reader(std::move(with.server));
 
     CHECK(run(with.on, write_all(with.client, bytes_of("one\ntwo\n"))));
@@ -175,7 +175,7 @@ TEST_CASE("lines are read through TLS", "[tls]") {
 }
 
 TEST_CASE("a server must be who it was asked to be", "[tls]") {
-    fixture with;
+    tls_fixture with;
     SECTION("by name") {
         CHECK(with.try_to(for_client(), "localhost").client);
         CHECK(with.try_to(for_client(), "localhost.").client);
@@ -217,17 +217,17 @@ TEST_CASE("client and server agree on a protocol", "[tls]") {
     REQUIRE(client.set_protocols({"h2", "http/1.1"}));
     SECTION("the server's best that was offered") {
         REQUIRE(server.set_protocols({"spdy", "http/1.1", "h2"}));
-        fixture with(client, server);
+        tls_fixture with(client, server);
         CHECK(with.client.protocol() == "http/1.1");
         CHECK(with.server.protocol() == "http/1.1");
     }
     SECTION("none, when there is none in common") {
         REQUIRE(server.set_protocols({"spdy"}));
-        fixture with(client, server);
+        tls_fixture with(client, server);
         CHECK(with.client.protocol().empty());
     }
     SECTION("none, when the server has none") {
-        fixture with(client, server);
+        tls_fixture with(client, server);
         CHECK(with.server.protocol().empty());
     }
 }
@@ -250,7 +250,7 @@ TEST_CASE("a server of several names shows the certificate of the one that is me
     });
     auto client = for_client();
     REQUIRE(client.set_protocols({"its-own"}));
-    fixture with;
+    tls_fixture with;
 
     auto there = with.try_to(client, "other.test", server);
     CHECK(with.try_to(client, "localhost", server).client);
@@ -270,7 +270,7 @@ TEST_CASE("a server may ask its clients who they are", "[tls]") {
     REQUIRE(known.use_certificate(me.chain, me.key));
     const auto them = stranger.issue("them", "DNS:them");
     REQUIRE(unknown.use_certificate(them.chain, them.key));
-    fixture with;
+    tls_fixture with;
     const auto wanted = GENERATE(tls::client_certificates::optional, tls::client_certificates::required);
     REQUIRE(server.ask_for_certificates(wanted, trusted_authority().file()));
 
@@ -288,7 +288,7 @@ TEST_CASE("a session makes the next connection to the same server shorter", "[tl
     const auto server = for_server();
     const int version = GENERATE(TLS1_2_VERSION, TLS1_3_VERSION);
     SSL_CTX_set_max_proto_version(client.native_handle(), version);
-    fixture first(client, server);
+    tls_fixture first(client, server);
     CHECK_FALSE(first.client.is_resumed());
     REQUIRE(run(first.on, write_all(first.server, bytes_of("hello"))));
     REQUIRE(run(first.on, read_text(first.client)).value() == "hello");
@@ -307,7 +307,7 @@ TEST_CASE("a session is good for its host and its context, and no other", "[tls]
     const auto server = tls::context::server(other.chain, other.key).value();
     auto client = for_client();
     SSL_CTX_set_max_proto_version(client.native_handle(), TLS1_2_VERSION);  // which gives it at once
-    fixture first(client, server);
+    tls_fixture first(client, server);
     const tls::session kept = first.client.newest_session();
     REQUIRE(kept);
 
@@ -327,7 +327,7 @@ TEST_CASE("a session of somebody who was not verified is none once verification 
     auto client = for_client();
     SSL_CTX_set_max_proto_version(client.native_handle(), TLS1_2_VERSION);
     client.trust_anybody();
-    fixture first(client, server);
+    tls_fixture first(client, server);
     const tls::session kept = first.client.newest_session();
     REQUIRE(kept);
     ::SSL_CTX_set_verify(client.native_handle(), SSL_VERIFY_PEER, nullptr);
@@ -347,7 +347,7 @@ TEST_CASE("who has a session with one host of a server is nobody at another that
         return name == "strict.test" ? std::optional(strict) : std::nullopt;
     });
     auto client = for_client();
-    fixture first(client, server);
+    tls_fixture first(client, server);
     REQUIRE(run(first.on, write_all(first.server, bytes_of("a ticket comes before this"))));
     REQUIRE(run(first.on, read_text(first.client)));
     SSL_SESSION* const kept = first.client.newest_session().native_handle();
@@ -355,7 +355,7 @@ TEST_CASE("who has a session with one host of a server is nobody at another that
 
     // Our client would not try: OpenSSL's is asked directly.
     auto pair = stream::pair(first.on).value();
-    detail::tls_engine attacker(client, detail::tls_engine::role::client);
+    zloop::detail::tls_engine attacker(client, zloop::detail::tls_engine::role::client);
     REQUIRE(attacker.prepare("strict.test", {}));
     REQUIRE(::SSL_set_session(attacker.ssl(), kept) == 1);
     job serving(first.on, tls::accept(std::move(pair.second), server));
@@ -382,7 +382,7 @@ TEST_CASE("who has a session with one host of a server is nobody at another that
 }
 
 TEST_CASE("both ends say that they are done", "[tls]") {
-    fixture with;
+    tls_fixture with;
 
     auto [ours, theirs] = run(with.on, when_all(with.client.shutdown(), with.server.shutdown()));
 
@@ -393,7 +393,7 @@ TEST_CASE("both ends say that they are done", "[tls]") {
 }
 
 TEST_CASE("shutdown drops what still comes, and takes for an answer that the peer goes", "[tls]") {
-    fixture with;
+    tls_fixture with;
     REQUIRE(run(with.on, write_all(with.server, bytes_of(pattern(10'000)))));
     job leaving(with.on, with.client.shutdown());
     turn(with.on, 3);
@@ -404,13 +404,13 @@ TEST_CASE("shutdown drops what still comes, and takes for an answer that the pee
 }
 
 TEST_CASE("shutdown waits no longer than it is told for a peer that is silent", "[tls]") {
-    fixture with;
+    tls_fixture with;
 
     CHECK(run(with.on, with.client.shutdown(20ms)).error() == std::errc::timed_out);
 }
 
 TEST_CASE("a peer that leaves without a word has cut the text", "[tls]") {
-    fixture with;
+    tls_fixture with;
     REQUIRE(run(with.on, write_all(with.server, bytes_of("half a sen"))));
     with.server = {};
 
@@ -443,7 +443,7 @@ TEST_CASE("a handshake with somebody who leaves, or speaks something else, fails
 }
 
 TEST_CASE("a recv that is cancelled has read nothing", "[tls]") {
-    fixture with;
+    tls_fixture with;
     job waiting(with.on, read_text(with.client));
     turn(with.on, 3);
 
@@ -455,7 +455,7 @@ TEST_CASE("a recv that is cancelled has read nothing", "[tls]") {
 }
 
 TEST_CASE("what a cancelled send has encrypted arrives, and nothing twice", "[tls]") {
-    fixture with;
+    tls_fixture with;
     const std::string taken = with.send_until_cancelled();
     SECTION("with the next send") {
         auto [sent, came] =
@@ -471,7 +471,7 @@ TEST_CASE("what a cancelled send has encrypted arrives, and nothing twice", "[tl
 }
 
 TEST_CASE("a send that is cancelled beside a recv leaves its bytes to that", "[tls]") {
-    fixture with;
+    tls_fixture with;
     job answer(with.on, read_text(with.client));
     turn(with.on, 3);
 
@@ -483,7 +483,7 @@ TEST_CASE("a send that is cancelled beside a recv leaves its bytes to that", "[t
 }
 
 TEST_CASE("a send that waits for what one before has left is cancelled without a byte", "[tls]") {
-    fixture with;
+    tls_fixture with;
     const std::string taken = with.send_until_cancelled();
     job second(with.on, with.client.send(bytes_of("second")));
     turn(with.on, 3);
@@ -496,7 +496,7 @@ TEST_CASE("a send that waits for what one before has left is cancelled without a
 }
 
 TEST_CASE("a reset ends both directions", "[tls]") {
-    fixture with;
+    tls_fixture with;
     connection reset(with.on, kind::tcp);
     auto handshaking = job(with.on, tls::accept(std::move(reset.socket), for_server()));
     turn(with.on, 3);
@@ -509,7 +509,7 @@ TEST_CASE("a reset ends both directions", "[tls]") {
 }
 
 TEST_CASE("keys are renewed in the middle of it", "[tls]") {
-    fixture with;
+    tls_fixture with;
     REQUIRE(::SSL_key_update(with.client.native_handle(), SSL_KEY_UPDATE_REQUESTED) == 1);
     REQUIRE(run(with.on, write_all(with.client, bytes_of("new"))));
 
@@ -519,7 +519,7 @@ TEST_CASE("keys are renewed in the middle of it", "[tls]") {
 }
 
 TEST_CASE("a recv that fails for good says how, also when a send beside it is cancelled", "[tls]") {
-    fixture with;
+    tls_fixture with;
     job answer(with.on, read_text(with.client));
     turn(with.on, 3);
     static_cast<void>(with.send_until_cancelled());
@@ -531,7 +531,7 @@ TEST_CASE("a recv that fails for good says how, also when a send beside it is ca
 }
 
 TEST_CASE("a stream may move while something waits on it", "[tls]") {
-    fixture with;
+    tls_fixture with;
     job answer(with.on, read_text(with.client));
     turn(with.on, 3);
     auto receiving = with.server.recv({});
@@ -547,7 +547,7 @@ TEST_CASE("a stream may move while something waits on it", "[tls]") {
 }
 
 TEST_CASE("a recv of no bytes asks for nothing", "[tls]") {
-    fixture with;
+    tls_fixture with;
 
     CHECK(run(with.on, with.client.recv({})).value() == 0);
     CHECK(run(with.on, with.client.send({})).value() == 0);

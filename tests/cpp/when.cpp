@@ -11,9 +11,12 @@
 
 #include "catch.hpp"
 #include "probes.hpp"
+#include "tasks.hpp"
 
 using namespace zloop;
 using namespace std::chrono_literals;
+using support::nap;
+using support::thrown_by;
 using zloop::testing::virtual_loop;
 
 namespace {
@@ -22,8 +25,6 @@ struct tough {
     explicit tough(int number) : value(std::make_unique<int>(number)) {}
     std::unique_ptr<int> value;
 };
-
-task<result<void>> nap(nanoseconds duration) { co_return co_await sleep_for(duration); }
 
 task<> quiet_nap(nanoseconds duration) { static_cast<void>(co_await sleep_for(duration)); }
 
@@ -47,26 +48,6 @@ std::vector<task<int>> list_of(Ts... tasks) {
     std::vector<task<int>> list;
     (list.push_back(std::move(tasks)), ...);
     return list;
-}
-
-template <class T>
-std::string thrown_by(virtual_loop& on, task<T> work) {
-    try {
-        static_cast<void>(run(on, std::move(work)));
-    } catch (const std::exception& error) {
-        return error.what();
-    }
-    return "nothing";
-}
-
-std::vector<std::string> reported;
-
-void report(std::exception_ptr failure) {
-    try {
-        std::rethrow_exception(failure);
-    } catch (const std::exception& error) {
-        reported.push_back(error.what());
-    }
 }
 
 }  // namespace
@@ -199,8 +180,7 @@ TEST_CASE("a failure at once lets the next tasks begin in a cancelled scope", "[
 
 TEST_CASE("second failures reach the loop's hook, and cancellations do not", "[when_all][when_any]") {
     virtual_loop on;
-    reported.clear();
-    on.use_failure_hook(report);
+    const auto& reported = support::keep_failures(on);
 
     CHECK(thrown_by(on,
                     when_all(failure_after(2s, "second"), failure_after(1s, "first"), number_after(1h, 1))) ==

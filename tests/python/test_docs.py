@@ -98,11 +98,14 @@ def test_every_make_target_that_a_page_names_exists(page: Path) -> None:
 
 
 def test_the_reference_has_each_header_with_names_that_are_in_it() -> None:
-    sections = dict(re.findall(r"^### zloop/(\w+\.hpp)\n(.*?)(?=^##|\Z)", REFERENCE, re.M | re.S))
+    sections = dict(
+        re.findall(r"^### zloop/([\w/]+\.hpp)\n(.*?)(?=^##|\Z)", REFERENCE, re.M | re.S)
+    )
 
-    assert sections.keys() == {path.name for path in (ROOT / "include" / "zloop").iterdir()}
+    folder = ROOT / "include" / "zloop"
+    assert sections.keys() == {str(path.relative_to(folder)) for path in folder.rglob("*.hpp")}
     for header, section in sections.items():
-        code = (ROOT / "include" / "zloop" / header).read_text()
+        code = (folder / header).read_text()
         for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE):
             for name in re.findall(r"`(\w+)", row):
                 assert re.search(rf"\b{name}\b", code), f"{name} is not in {header}"

@@ -35,8 +35,9 @@ def test_get_include_has_the_headers():
     folder = Path(zloop.get_include())
     assert folder.is_absolute()
     assert (folder / "zloop" / "zloop.hpp").is_file(), folder
-    wanted = {path.name for path in (ROOT / "include" / "zloop").glob("*.hpp")}
-    assert wanted == {path.name for path in (folder / "zloop").glob("*.hpp")}
+    checkout = ROOT / "include"
+    wanted = {path.relative_to(checkout) for path in checkout.rglob("*.hpp")}
+    assert wanted == {path.relative_to(folder) for path in folder.rglob("*.hpp")}
 
 
 def test_importing_zloop_needs_only_the_standard_library():

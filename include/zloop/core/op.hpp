@@ -1,0 +1,88 @@
+// zloop/core/op.hpp: something that runs once on a loop, and the queue it waits in.
+//
+// A suspended coroutine, a due timer, a callback: each embeds an `op` and is queued without an
+// allocation. The queue owns nothing: whoever embeds the op keeps it alive until it ran. An op is in
+// at most one queue, at most once; it never leaves a queue but by its turn, so a cancelled one runs
+// too and finds out that it was cancelled.
+#pragma once
+
+#include <zloop/config.hpp>
+
+#include <cassert>
+
+namespace zloop {
+
+/// A node of the ready queue: what to call, and who is next. 16 bytes.
+struct op {
+    using function = void (*)(op&) noexcept;
+
+    explicit op(function run_function) noexcept : run(run_function) {}
+    op(const op&) = delete;
+    op& operator=(const op&) = delete;
+
+    function run;        ///< called once per push, after the op left the queue
+    op* next = nullptr;  ///< the queue's
+
+protected:
+    ~op() = default;
+};
+
+/// An intrusive first-in first-out queue. Not thread-safe.
+class op_queue {
+public:
+    op_queue() = default;
+    op_queue(const op_queue&) = delete;
+    op_queue& operator=(const op_queue&) = delete;
+
+    bool empty() const noexcept { return head_ == nullptr; }
+    op* front() const noexcept { return head_; }
+    op* back() const noexcept { return tail_; }
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdangling-pointer"  // an op on the stack leaves before its frame does
+#endif
+    void push(op& node) noexcept {
+        node.next = nullptr;
+        if (head_ != nullptr) {
+            tail_->next = &node;
+        } else {
+            head_ = &node;
+        }
+        tail_ = &node;
+    }
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+
+    /// Takes the oldest op out. The queue must not be empty.
+    op& pop() noexcept {
+        assert(head_ != nullptr);
+        op& node = *head_;
+        head_ = node.next;
+        if (head_ == nullptr) {
+            tail_ = nullptr;
+        }
+        return node;
+    }
+
+    /// Moves every op of `other` behind ours, in order.
+    void splice(op_queue& other) noexcept {
+        if (other.head_ == nullptr) {
+            return;
+        }
+        if (head_ != nullptr) {
+            tail_->next = other.head_;
+        } else {
+            head_ = other.head_;
+        }
+        tail_ = other.tail_;
+        other.head_ = other.tail_ = nullptr;
+    }
+
+private:
+    op* head_ = nullptr;
+    op* tail_ = nullptr;
+};
+
+}  // namespace zloop

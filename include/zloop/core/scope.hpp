@@ -1,0 +1,107 @@
+// zloop/core/scope.hpp: what can be cancelled together.
+//
+// Scopes form a tree beside the tree of tasks. Each chain of awaiting tasks has one scope, and the
+// operation at its end - the leaf - records itself there while it waits. A scope owns nothing: leaf
+// and children live in coroutine frames, and take themselves out before these go.
+#pragma once
+
+#include <zloop/config.hpp>
+
+#include <cassert>
+
+namespace zloop {
+
+/// Something that a scope's cancel() can end early.
+struct cancellable {
+    explicit cancellable(void (*cancel_function)(cancellable&) noexcept) noexcept : cancel(cancel_function) {}
+
+    /// Asks for the end; a result that is already there wins. Never resumes anything inline.
+    void (*cancel)(cancellable&) noexcept;
+
+protected:
+    ~cancellable() = default;
+};
+
+/// Whether the cancellation of the scopes above reaches a scope.
+enum class shielding : bool { open, shielded };
+
+class scope {
+public:
+    /// A scope below `parent`; cancelled from the start when the parent is, unless it is shielded.
+    explicit scope(scope* parent = nullptr, shielding kind = shielding::open) noexcept
+        : parent_(parent), shielded_(kind == shielding::shielded) {
+        if (parent_ != nullptr) {
+            unshielded_ = parent_->unshielded_;
+            cancelled_ = unshielded_ || (parent_->cancelled_ && !shielded_);
+            next_ = parent_->first_child_;
+            if (next_ != nullptr) {
+                next_->previous_ = this;
+            }
+            parent_->first_child_ = this;
+        }
+    }
+
+    scope(const scope&) = delete;
+    scope& operator=(const scope&) = delete;
+
+    ~scope() {
+        assert(leaf_ == nullptr && first_child_ == nullptr);
+        if (parent_ == nullptr) {
+            return;
+        }
+        (previous_ != nullptr ? previous_->next_ : parent_->first_child_) = next_;
+        if (next_ != nullptr) {
+            next_->previous_ = previous_;
+        }
+    }
+
+    bool cancelled() const noexcept { return cancelled_; }
+
+    /// Marks the scope and everything below that is not shielded, and asks whatever waits there to end.
+    /// Remembered: an operation that starts later in this scope ends at once. Resumes nothing inline.
+    void cancel() noexcept { cancel(false); }
+
+    /// cancel(), through shields as well: for a loop that ends.
+    void cancel_shielded() noexcept { cancel(true); }
+
+    /// Records the operation that this scope's tasks wait for; the operation is under way. One that
+    /// cancelled the scope while it started (a callback of its own did) is asked to end at once.
+    void enter(cancellable& leaf) noexcept {
+        assert(leaf_ == nullptr);
+        leaf_ = &leaf;
+        if (cancelled_) {
+            leaf.cancel(leaf);
+        }
+    }
+
+    void leave() noexcept { leaf_ = nullptr; }
+
+private:
+    void cancel(bool through_shields) noexcept {
+        unshielded_ = unshielded_ || through_shields;
+        if (!cancelled_) {
+            cancelled_ = true;
+            if (leaf_ != nullptr) {
+                leaf_->cancel(*leaf_);
+            }
+        } else if (!through_shields) {
+            return;
+        }
+        for (scope* child = first_child_; child != nullptr; child = child->next_) {
+            if (through_shields || !child->shielded_) {
+                child->cancel(through_shields);
+            }
+        }
+    }
+
+    scope* parent_;
+    scope* first_child_ = nullptr;
+    scope* next_ = nullptr;
+    scope* previous_ = nullptr;
+    cancellable* leaf_ = nullptr;
+    bool cancelled_ = false;
+    bool shielded_ = false;
+    bool unshielded_ = false;  // cancelled for good: shields below, made later too, protect from nothing
+};
+
+}  // namespace zloop

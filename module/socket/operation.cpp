@@ -1,0 +1,458 @@
+// module/socket/operation.cpp: awaiting, waiting in line, being cancelled. See operation.hpp.
+
+#include "operation.hpp"
+
+namespace zl {
+
+sock_operation_fields::sock_operation_fields(LoopCore& owner, const sock_call& what,
+                                             PyObject* socket) noexcept
+    : watcher(&SockOperation::run_in_turn, -1, what.toward),
+      core(&owner),
+      call(&what),
+      loop(py::ref::borrow(owner.self())),
+      sock(py::ref::borrow(socket)) {
+    once = true;
+}
+
+py::ref SockOperation::make(LoopCore& core, const sock_call& call, PyObject* sock, PyObject* argument,
+                            PyObject* other_argument, std::size_t size) {
+    auto* type = reinterpret_cast<PyTypeObject*>(core.state->sock_operation_type.get());
+    py::ref object = py::ref::steal(type->tp_alloc(type, 0));
+    auto& self = *reinterpret_cast<SockOperation*>(object.get());
+    ::new (static_cast<sock_operation_fields*>(&self)) sock_operation_fields(core, call, sock);
+    self.argument = py::ref::borrow(argument);
+    self.other_argument = py::ref::borrow(other_argument);
+    self.size = size;
+    return object;
+}
+
+// Awaiting.
+
+PySendResult SockOperation::step(PyObject* value, PyObject** result) noexcept {
+    *result = nullptr;
+    if (state == phase::running) {
+        PyErr_SetString(PyExc_ValueError, "coroutine already executing");
+        return PYGEN_ERROR;
+    }
+    if (state == phase::finished) {
+        PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
+        return PYGEN_ERROR;
+    }
+    const bool begins = state == phase::created;
+    if (begins && value != Py_None) {
+        PyErr_SetString(PyExc_TypeError, "can't send non-None value to a just-started coroutine");
+        return PYGEN_ERROR;
+    }
+    bool waits = false;
+    state = phase::running;
+    *result = py::detail::guarded([&] {
+        begins ? check_socket() : resume();
+        const bool has_turn = !begins || core->take_sock_turn();
+        py::ref outcome = has_turn ? call->attempt(*this) : nullptr;
+        waits = !outcome;
+        return waits ? park(has_turn) : outcome;
+    });
+    if (*result != nullptr && waits) {
+        state = phase::waiting;
+        return PYGEN_NEXT;
+    }
+    finish();
+    return *result != nullptr ? PYGEN_RETURN : PYGEN_ERROR;
+}
+
+/// asyncio looks for sockets that would block the loop in debug mode only; ours never do.
+void SockOperation::check_socket() {
+    if (core->debug) {
+        const py::ref timeout = py::call_method(sock.get(), core->state->str_gettimeout.get());
+        if (timeout.get() == Py_None || PyFloat_AsDouble(timeout.get()) != 0) {
+            py::raise(PyExc_ValueError, "the socket must be non-blocking");
+        }
+    }
+}
+
+void SockOperation::resume() {
+    const py::ref waited_for = std::move(future);
+    if (std::exchange(woken, false)) {
+        return;
+    }
+    // Whoever drives us did not wait for the future; or it was cancelled, and its result() says so.
+    static_cast<void>(unlist());
+    if (!py::truth(py::ref::steal(PyObject_CallMethod(waited_for.get(), "done", nullptr)).get())) {
+        py::raise(PyExc_RuntimeError, "await wasn't used with future");
+    }
+    py::ref::steal(PyObject_CallMethod(waited_for.get(), "result", nullptr));
+}
+
+int SockOperation::descriptor() {
+    const py::ref number = py::ref::steal(core->state->socket_fileno(sock.get(), nullptr));
+    const long found = PyLong_AsLong(number.get());
+    if (found == -1 && PyErr_Occurred()) {
+        throw py::error_set{};
+    }
+    return static_cast<int>(found);
+}
+
+/// The end, of whatever kind. Keeps the error indicator.
+void SockOperation::finish() noexcept {
+    static_cast<void>(unlist());
+    state = phase::finished;
+    drop();
+}
+
+void SockOperation::drop() noexcept {
+    let_go_of_data();
+    for (py::ref* each : {&sock, &argument, &other_argument, &future}) {
+        each->reset();
+    }
+}
+
+// Waiting.
+
+/// Until the descriptor is ready, or, where it may be so already, until the next turn.
+py::ref SockOperation::park(bool until_ready) {
+    core->check_closed();
+    py::ref waits_for = core->create_future();
+    if (PyObject_SetAttr(waits_for.get(), core->state->str_future_blocking.get(), Py_True) != 0) {
+        throw py::error_set{};
+    }
+    if (until_ready) {
+        fd = descriptor();
+        watch();
+    } else {
+        wake();
+    }
+    future = waits_for;
+    Py_INCREF(self());  // the list's
+    listed = true;
+    previous = nullptr;
+    next = core->sock_operations;
+    if (next != nullptr) {
+        next->previous = this;
+    }
+    core->sock_operations = this;
+    return waits_for;
+}
+
+void SockOperation::watch() {
+    std::error_code error = core->loop->kernel().watch(*this);
+    if (error == std::errc::device_or_resource_busy) {
+        // A transport's, asyncio's words say; or another operation's; or that of a callback, which goes, as
+        // it does in asyncio.
+        const py::ref number = py::integer(fd);
+        py::call_method(core->self(), core->state->str_ensure_fd_no_transport.get(), number.get());
+        if (SockOperation* const other = on(*core, fd, toward)) {
+            if (!other->is_stale()) {
+                in_line = true;
+                ++core->sock_operations_in_line;
+                return;
+            }
+            other->wake();
+        } else {
+            toward == zloop::direction::read ? core->remove_reader(number.get())
+                                             : core->remove_writer(number.get());
+        }
+        core->check_closed();  // what was just removed may have done anything
+        error = core->loop->kernel().watch(*this);
+    }
+    if (error) {
+        py::raise_os_error(error);
+    }
+    watching = true;
+}
+
+void SockOperation::unwatch() noexcept {
+    if (std::exchange(in_line, false)) {
+        --core->sock_operations_in_line;
+    }
+    if (std::exchange(watching, false)) {
+        core->loop->kernel().unwatch(*this);
+        next_in_line(*core, fd, toward);
+    }
+}
+
+/// Whether the socket was closed while this waits: its descriptor's number may be another's.
+bool SockOperation::is_stale() noexcept {
+    try {
+        return descriptor() != fd;
+    } catch (const py::error_set&) {
+        PyErr_Clear();
+        return true;
+    }
+}
+
+/// Lets the task try now.
+void SockOperation::wake() noexcept {
+    unwatch();
+    if (!std::exchange(queued, true)) {
+        core->loop->push(*this);
+    }
+}
+
+void SockOperation::give_way() noexcept {
+    if (is_stale()) {
+        wake();
+    } else if (std::exchange(watching, false)) {
+        core->loop->kernel().unwatch(*this);
+        in_line = true;
+        ++core->sock_operations_in_line;
+    }
+}
+
+SockOperation* SockOperation::on(LoopCore& core, int descriptor, zloop::direction way) noexcept {
+    SockOperation* each = core.sock_operations;
+    while (each != nullptr && !(each->watching && each->fd == descriptor && each->toward == way)) {
+        each = each->next;
+    }
+    return each;
+}
+
+void SockOperation::next_in_line(LoopCore& core, int descriptor, zloop::direction way) noexcept {
+    if (core.sock_operations_in_line == 0 || core.dropping) {
+        return;
+    }
+    SockOperation* first = nullptr;
+    for (SockOperation* each = core.sock_operations; each != nullptr; each = each->next) {
+        if (each->in_line && each->fd == descriptor && each->toward == way) {
+            first = each;  // the list begins with the newest
+        }
+    }
+    if (first == nullptr) {
+        return;
+    }
+    first->in_line = false;
+    --core.sock_operations_in_line;
+    first->watching = !core.loop->kernel().watch(*first);
+    if (!first->watching) {
+        first->wake();  // its own call says what is wrong
+    }
+}
+
+/// Out of the list, unless it is queued: then its turn does that. Gives the list's reference back.
+py::ref SockOperation::unlist() noexcept {
+    if (!listed) {
+        return nullptr;
+    }
+    unwatch();
+    if (queued) {
+        return nullptr;
+    }
+    (previous != nullptr ? previous->next : core->sock_operations) = next;
+    if (next != nullptr) {
+        next->previous = previous;
+    }
+    listed = false;
+    return py::ref::adopt(self());
+}
+
+void SockOperation::abandon() noexcept { static_cast<void>(unlist()); }
+
+/// The descriptor is ready.
+void SockOperation::run_in_turn(zloop::op& node) noexcept {
+    auto& self = static_cast<SockOperation&>(static_cast<zloop::watcher&>(node));
+    self.queued = false;
+    const py::ref alive = self.unlist();
+    LoopCore& core = *self.core;
+    if (!self.future || core.dropping) {
+        return;  // it was cancelled on the way
+    }
+    self.woken = true;
+    const callback_scope running(core);
+    const py::ref waits_for = self.future;
+    if (py::try_call_method(waits_for.get(), core.state->str_set_result.get(), Py_None)) {
+        return;
+    }
+    if (PyErr_ExceptionMatches(core.state->invalid_state_error.get())) {
+        PyErr_Clear();  // the future is cancelled, and its task is about to tell us
+    } else {
+        core.report_unraisable(waits_for.get());
+    }
+}
+
+// The coroutine's interface.
+
+namespace {
+
+/// What throw() is called with, as one exception.
+py::ref exception_of(const py::arguments& args) {
+    if (args.count < 1 || args.count > 3 || args.keyword_count() != 0) {
+        py::raise_format(PyExc_TypeError, "throw expected 1 to 3 arguments, got %zd", args.count);
+    }
+    PyObject* const type = args.values[0];
+    PyObject* const value = args.count > 1 ? args.values[1] : Py_None;
+    PyObject* const traceback = args.count > 2 ? args.values[2] : Py_None;
+    if (traceback != Py_None && !PyTraceBack_Check(traceback)) {
+        py::raise(PyExc_TypeError, "throw() third argument must be a traceback object");
+    }
+    py::ref error;
+    if (PyExceptionClass_Check(type)) {
+        if (PyObject_TypeCheck(value, reinterpret_cast<PyTypeObject*>(type))) {
+            error = py::ref::borrow(value);
+        } else if (value == Py_None) {
+            error = py::call(type);
+        } else if (PyTuple_Check(value)) {
+            error = py::ref::steal(PyObject_Call(type, value, nullptr));
+        } else {
+            error = py::call(type, value);
+        }
+    } else if (PyExceptionInstance_Check(type)) {
+        if (value != Py_None) {
+            py::raise(PyExc_TypeError, "instance exception may not have a separate value");
+        }
+        error = py::ref::borrow(type);
+    }
+    if (!error || !PyExceptionInstance_Check(error.get())) {
+        py::raise_format(PyExc_TypeError,
+                         "exceptions must be classes or instances deriving from BaseException, not %s",
+                         Py_TYPE(type)->tp_name);
+    }
+    if (traceback != Py_None) {
+        PyException_SetTraceback(error.get(), traceback);
+    }
+    return error;
+}
+
+/// As a generator ends: with StopIteration(value).
+void set_stop_iteration(PyObject* value) {
+    const py::ref stop = py::call(PyExc_StopIteration, value);
+    PyErr_SetObject(PyExc_StopIteration, stop.get());
+}
+
+}  // namespace
+
+py::ref SockOperation::send(PyObject* value) {
+    PyObject* result;
+    const PySendResult ended = step(value, &result);
+    py::ref given = py::ref::adopt(result);
+    if (ended == PYGEN_NEXT) {
+        return given;
+    }
+    if (ended == PYGEN_RETURN) {
+        set_stop_iteration(given.get());
+    }
+    throw py::error_set{};
+}
+
+py::ref SockOperation::throw_into(const py::arguments& args) {
+    py::ref error = exception_of(args);
+    if (state == phase::running) {
+        py::raise(PyExc_ValueError, "coroutine already executing");
+    }
+    if (state == phase::finished) {
+        py::raise(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
+    }
+    finish();
+    PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.get())), error.get());
+    throw py::error_set{};
+}
+
+py::ref SockOperation::close() {
+    if (state == phase::running) {
+        py::raise(PyExc_ValueError, "coroutine already executing");
+    }
+    finish();
+    return py::none();
+}
+
+py::ref SockOperation::get_name() { return py::text(call->name); }
+py::ref SockOperation::get_qualified_name() {
+    return py::ref::steal(PyUnicode_FromFormat("Loop.%s", call->name));
+}
+py::ref SockOperation::repr() {
+    return py::ref::steal(PyUnicode_FromFormat("<coroutine object Loop.%s at %p>", call->name, self()));
+}
+
+namespace {
+
+SockOperation& operation(PyObject* object) noexcept { return *reinterpret_cast<SockOperation*>(object); }
+
+int traverse(PyObject* object, visitproc visit, void* arg) {
+    SockOperation& self = operation(object);
+    Py_VISIT(Py_TYPE(object));
+    if (self.holds_data) {
+        Py_VISIT(self.data.obj);
+    }
+    return sock_operation_fields::owned::visit(static_cast<sock_operation_fields&>(self), visit, arg);
+}
+
+/// Leaves `loop`: while it waits, it is in that one's list.
+int clear(PyObject* object) {
+    operation(object).drop();
+    return 0;
+}
+
+void dealloc(PyObject* object) {
+    SockOperation& self = operation(object);
+    PyTypeObject* type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    if (self.core != nullptr) {
+        if (self.state == SockOperation::phase::created) {
+            py::ref pending = PyErr_Occurred() ? py::take_error() : nullptr;
+            if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1, "coroutine 'Loop.%s' was never awaited",
+                                 self.call->name) != 0) {
+                PyErr_WriteUnraisable(nullptr);
+            }
+            if (pending) {
+                py::restore_error(std::move(pending));
+            }
+        }
+        static_cast<sock_operation_fields&>(self).~sock_operation_fields();
+    }
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+PyObject* repr(PyObject* object) {
+    return py::detail::guarded([&] { return operation(object).repr(); });
+}
+
+PySendResult send(PyObject* object, PyObject* value, PyObject** result) {
+    return operation(object).step(value, result);
+}
+
+PyObject* next(PyObject* object) {
+    return py::detail::guarded([&] { return operation(object).send(Py_None); });
+}
+
+}  // namespace
+
+void add_sock_operation_type(PyObject* module, module_state& state) {
+    static PyMethodDef methods[] = {
+        py::method<&SockOperation::send>("send", "send($self, value)\n--\n\nAs a coroutine's."),
+        py::method<&SockOperation::throw_into>("throw",
+                                               "As a coroutine's: it ends, and leaves its socket alone."),
+        py::method<&SockOperation::close>("close", "close($self)\n--\n\nAs a coroutine's."),
+        {},
+    };
+    static PyGetSetDef properties[] = {
+        py::property<&SockOperation::get_name>("__name__", "As a coroutine's."),
+        py::property<&SockOperation::get_qualified_name>("__qualname__", "As a coroutine's."),
+        py::property<&SockOperation::get_done>("_done",
+                                               "How many bytes sock_sendall or sock_sendfile has sent."),
+        py::property<&SockOperation::get_running>("cr_running", "As a coroutine's."),
+        py::property<&SockOperation::get_suspended>("cr_suspended", "As a coroutine's."),
+        {},
+    };
+    PyType_Slot slots[] = {
+        {Py_tp_doc, const_cast<char*>(
+                        "A call on a socket, to be awaited: what loop.sock_recv() and its sisters return.")},
+        {Py_tp_traverse, reinterpret_cast<void*>(&traverse)},
+        {Py_tp_clear, reinterpret_cast<void*>(&clear)},
+        {Py_tp_dealloc, reinterpret_cast<void*>(&dealloc)},
+        {Py_tp_repr, reinterpret_cast<void*>(&repr)},
+        {Py_am_await, reinterpret_cast<void*>(&PyObject_SelfIter)},
+        {Py_am_send, reinterpret_cast<void*>(&send)},
+        {Py_tp_iter, reinterpret_cast<void*>(&PyObject_SelfIter)},
+        {Py_tp_iternext, reinterpret_cast<void*>(&next)},
+        {Py_tp_methods, methods},
+        {Py_tp_getset, properties},
+        {0, nullptr},
+    };
+    PyType_Spec spec = {"zloop._zloop.SockOperation", sizeof(SockOperation), 0,
+                        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots};
+    state.sock_operation_type = py::ref::steal(PyType_FromModuleAndSpec(module, &spec, nullptr));
+    // So that create_task() takes it: it is no types.CoroutineType.
+    const py::ref coroutine = py::attribute(py::import("collections.abc").get(), "Coroutine");
+    py::ref::steal(PyObject_CallMethod(coroutine.get(), "register", "O", state.sock_operation_type.get()));
+}
+
+}  // namespace zl

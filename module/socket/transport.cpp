@@ -1,0 +1,375 @@
+// module/socket/transport.cpp: birth, names and end of a connection. See transport.hpp.
+
+#include "transport.hpp"
+
+#include <cstring>
+
+namespace zl {
+
+const transport_kind SocketTransport::own_kind = {
+    [](transport& self, PyObject* error) noexcept { static_cast<SocketTransport&>(self).force_close(error); },
+    [](transport& self) noexcept { static_cast<SocketTransport&>(self).close_socket(); },
+    [](transport& self) noexcept { static_cast<SocketTransport&>(self).leave_service(); },
+};
+
+// Birth.
+
+bool wants_no_delay(PyObject* sock) {
+    const auto number = [sock](const char* name) {
+        const py::ref value = py::attribute(sock, name);
+        return PyLong_AsLong(value.get());
+    };
+    const long family = number("family");
+    const bool wanted = (family == AF_INET || family == AF_INET6) && number("type") == SOCK_STREAM &&
+                        number("proto") == IPPROTO_TCP;
+    if (PyErr_Occurred()) {
+        throw py::error_set{};
+    }
+    return wanted;
+}
+
+/// From here on there is something to close.
+void SocketTransport::own(zloop::stream connected) noexcept {
+    fd = connected.native_handle();
+    socket = std::move(connected);
+    lost = false;
+}
+
+py::ref SocketTransport::from_python(loop_state& core, PyObject* sock, PyObject* protocol, PyObject* waiter,
+                                     PyObject* extra, PyObject* server, PyObject* context) {
+    const py::ref fileno = py::ref::steal(PyObject_CallMethod(sock, "fileno", nullptr));
+    const int number = PyObject_AsFileDescriptor(fileno.get());
+    if (number < 0) {
+        throw py::error_set{};
+    }
+    const bool no_delay = wants_no_delay(sock);
+    py::ref object = new_transport<SocketTransport>(
+        core.state->socket_transport_type.get(), core,
+        context != Py_None ? py::ref::borrow(context) : py::ref::steal(PyContext_CopyCurrent()));
+    auto& self = *reinterpret_cast<SocketTransport*>(object.get());
+    zloop::fd descriptor(number);
+    auto adopted = zloop::stream::adopt(*core.loop, std::move(descriptor));
+    if (!adopted) {
+        static_cast<void>(descriptor.release());  // the Python socket's
+        py::raise_os_error(adopted.error());
+    }
+    if (no_delay) {
+        static_cast<void>(adopted->set_option(IPPROTO_TCP, TCP_NODELAY, 1));
+    }
+    self.sock = py::ref::borrow(sock);
+    self.own(std::move(*adopted));
+    self.remember_peer(self.socket.peer_address());
+    if (extra != Py_None) {
+        self.extra = Py_NewRef(extra);
+    }
+    self.connected(protocol, server, waiter);
+    return object;
+}
+
+void SocketTransport::from_accepted(loop_state& core, zloop::stream socket, const zloop::address& peer,
+                                    PyObject* protocol, PyObject* server, py::ref context) {
+    const py::ref object =
+        new_transport<SocketTransport>(core.state->socket_transport_type.get(), core, std::move(context));
+    auto& self = *reinterpret_cast<SocketTransport*>(object.get());
+    self.own(std::move(socket));
+    self.remember_peer(peer);
+    self.connected(protocol, server, Py_None);
+}
+
+void SocketTransport::remember_peer(const zloop::address& address) {
+    if (address.family() == AF_INET || address.family() == AF_INET6) {
+        std::memcpy(&peer, address.data(), address.size());
+    } else {
+        peername = name_of(address);
+    }
+}
+
+zloop::address SocketTransport::remembered_peer() const noexcept {
+    const bool is_v6 = peer.any.sa_family == AF_INET6;
+    return {&peer.any, static_cast<socklen_t>(is_v6 ? sizeof peer.v6 : sizeof peer.v4)};
+}
+
+void SocketTransport::connected(PyObject* first_protocol, PyObject* owner, PyObject* waiter) {
+    set_protocol_of(first_protocol);
+    if (owner != Py_None) {
+#if PY_VERSION_HEX >= 0x030D0000
+        py::call_method(owner, core->state->str_attach.get(), self());
+#else
+        py::call_method(owner, core->state->str_attach.get());
+#endif
+        server = py::ref::borrow(owner);
+    }
+    take_number();
+    begin(waiter);
+}
+
+// The end.
+
+py::ref SocketTransport::close() {
+    if (closing) {
+        return py::none();
+    }
+    flush_own_cork();
+    if (closing) {  // the flush has failed
+        return py::none();
+    }
+    core->check_closed();
+    closing = true;
+    stop_reading();
+    if (!has_backlog()) {
+        ++lost_writes;
+        schedule_lost(Py_None);
+    }
+    return py::none();
+}
+
+py::ref SocketTransport::abort() { return force_close_with(Py_None); }
+
+py::ref SocketTransport::force_close_with(PyObject* error) {
+    flush_own_cork();  // asyncio has sent what was written before
+    if (lost_writes == 0) {
+        core->check_closed();
+        force_close(error);
+    }
+    return py::none();
+}
+
+void SocketTransport::force_close(PyObject* error) noexcept {
+    if (lost_writes != 0) {
+        return;
+    }
+    ++lost_writes;
+    writer.cancel();  // drops the backlog at its end
+    fail_file(error);
+    if (!closing) {
+        closing = true;
+        stop_reading();
+    }
+    try {
+        schedule_lost(error);
+    } catch (const py::error_set&) {
+        core->report_callback(Py_None);
+    }
+}
+
+/// From here on the number may be another's.
+void SocketTransport::close_socket() noexcept {
+    if (socket) {
+        capture_names();
+        forget_number();
+    }
+    if (sock) {
+        static_cast<void>(socket.release());
+        if (!py::try_call_method(sock.get(), core->state->str_close.get())) {
+            core->report_unraisable(sock.get());
+        }
+    } else if (orphaned) {
+        ::close(fd);
+    } else {
+        socket.close();
+    }
+    detach_from_server();
+}
+
+void SocketTransport::leave_service() noexcept {
+    if (!socket) {
+        return;
+    }
+    capture_names();
+    forget_number();
+    if (under_tls && !sock && core->state->tls_ends_unknown(protocol.get())) {
+        lost = true;
+        socket.close();
+    } else {
+        static_cast<void>(socket.release());
+    }
+}
+
+void SocketTransport::capture_names() noexcept {
+    if (sockname) {
+        return;
+    }
+    try {
+        sockname = name_of(socket.local_address());
+    } catch (const py::error_set&) {
+        PyErr_Clear();
+        sockname = py::none();
+    }
+}
+
+void SocketTransport::detach_from_server() noexcept {
+    const py::ref owner = std::move(server);
+    if (!owner) {
+        return;
+    }
+#if PY_VERSION_HEX >= 0x030D0000
+    const py::ref done = py::try_call_method(owner.get(), core->state->str_detach.get(), self());
+#else
+    const py::ref done = py::try_call_method(owner.get(), core->state->str_detach.get());
+#endif
+    if (!done) {
+        core->report_unraisable(owner.get());
+    }
+}
+
+// The rest of the interface.
+
+py::ref SocketTransport::set_protocol(const py::arguments& args) {
+    set_protocol_of(py::only_argument(args, "_SelectorSocketTransport.set_protocol", "protocol"));
+    return py::none();
+}
+
+PyObject* SocketTransport::python_socket() {
+    if (!sock) {
+        const bool alive = socket || (orphaned && !lost);
+        const py::ref no_arguments = py::ref::steal(PyTuple_New(0));
+        const py::ref keywords = py::ref::steal(alive ? Py_BuildValue("{s:i}", "fileno", fd) : PyDict_New());
+        py::ref fresh =
+            py::ref::steal(PyObject_Call(core->state->socket_type.get(), no_arguments.get(), keywords.get()));
+        py::ref::steal(
+            PyObject_CallMethod(fresh.get(), alive ? "setblocking" : "close", alive ? "i" : nullptr, 0));
+        sock = std::move(fresh);
+    }
+    return sock.get();
+}
+
+py::ref SocketTransport::get_extra_info(const py::arguments& args) {
+    // Known names first; asyncio's own method looks into `_extra`, and refuses bad arguments.
+    const bool plain = args.keyword_count() == 0 && (args.count == 1 || args.count == 2);
+    if (plain && PyUnicode_Check(args.values[0])) {
+        if (py::ref found = known_extra_info(args.values[0])) {
+            return found;
+        }
+    }
+    if (extra == nullptr) {
+        extra = py::ref::steal(PyDict_New()).release();
+    }
+    for (const char* name : {"peername", "sockname", "socket"}) {
+        const py::ref key = py::text(name);
+        const py::ref known = plain ? nullptr : known_extra_info(key.get());
+        if (known && PyDict_SetItem(extra, key.get(), known.get()) != 0) {
+            throw py::error_set{};
+        }
+    }
+    const py::ref function =
+        py::attribute(reinterpret_cast<PyObject*>(Py_TYPE(self())->tp_base), "get_extra_info");
+    std::vector<PyObject*> all{self()};
+    all.insert(all.end(), args.values, args.values + args.count + args.keyword_count());
+    return py::ref::steal(PyObject_Vectorcall(function.get(), all.data(),
+                                              static_cast<std::size_t>(args.count) + 1, args.keywords));
+}
+
+/// What an _extra dict of asyncio's holds from the start; ours is made when somebody asks.
+py::ref SocketTransport::known_extra_info(PyObject* name) {
+    const bool asks_socket = PyUnicode_CompareWithASCIIString(name, "socket") == 0;
+    if (asks_socket) {
+        flush_own_cork();  // each time: who has it looks at what was sent
+    }
+    if (const int there = extra != nullptr ? PyDict_Contains(extra, name) : 0; there != 0) {
+        if (there < 0) {
+            throw py::error_set{};
+        }
+        return nullptr;
+    }
+    if (PyUnicode_CompareWithASCIIString(name, "peername") == 0) {
+        if (!peername) {
+            peername = name_of(remembered_peer());
+        }
+        return peername;
+    }
+    if (PyUnicode_CompareWithASCIIString(name, "sockname") == 0) {
+        if (!sockname) {
+            sockname = name_of(socket.local_address());
+        }
+        return sockname;
+    }
+    if (asks_socket) {
+        py::ref wrapped = py::call(core->state->transport_socket.get(), python_socket());
+        if (extra == nullptr) {
+            extra = py::ref::steal(PyDict_New()).release();
+        }
+        if (PyDict_SetItem(extra, name, wrapped.get()) != 0) {
+            throw py::error_set{};
+        }
+        return wrapped;
+    }
+    return nullptr;
+}
+
+py::ref SocketTransport::repr() {
+    const py::ref name = py::ref::steal(PyType_GetName(Py_TYPE(self())));
+    const char* state = lost ? " closed" : closing ? " closing" : "";
+    if (lost || orphaned) {
+        return py::ref::steal(PyUnicode_FromFormat("<%U%s fd=%d>", name.get(), state, fd));
+    }
+    return py::ref::steal(PyUnicode_FromFormat("<%U%s fd=%d read=%s write=<%s, bufsize=%zu>>", name.get(),
+                                               state, fd, wants_to_read() ? "polling" : "idle",
+                                               has_backlog() ? "polling" : "idle", buffer_size()));
+}
+
+// The type.
+
+void add_socket_transport_type(PyObject* module, module_state& state) {
+    static PyMethodDef methods[] = {
+        py::method<&SocketTransport::write>("write",
+                                            "write($self, data)\n--\n\nasyncio.WriteTransport.write"),
+        py::method<&SocketTransport::writelines>(
+            "writelines", "writelines($self, list_of_data)\n--\n\nasyncio.WriteTransport.writelines"),
+        py::method<&SocketTransport::write_eof>("write_eof",
+                                                "write_eof($self)\n--\n\nasyncio.WriteTransport.write_eof"),
+        py::method<&SocketTransport::can_write_eof>(
+            "can_write_eof", "can_write_eof($self)\n--\n\nasyncio.WriteTransport.can_write_eof"),
+        py::method<&SocketTransport::close>("close", "close($self)\n--\n\nasyncio.BaseTransport.close"),
+        py::method<&SocketTransport::abort>("abort", "abort($self)\n--\n\nasyncio.WriteTransport.abort"),
+        py::method<&SocketTransport::begin_sendfile>(
+            "_begin_sendfile",
+            "Send (descriptor, offset, count) of a file, behind what is "
+            "written; returns a future."),
+        py::method<&SocketTransport::end_sendfile>("_end_sendfile",
+                                                   "Send no more of it; returns how much was sent."),
+        py::method<&transport::is_closing>("is_closing",
+                                           "is_closing($self)\n--\n\nasyncio.BaseTransport.is_closing"),
+        py::method<&SocketTransport::is_reading>("is_reading",
+                                                 "is_reading($self)\n--\n\nasyncio.ReadTransport.is_reading"),
+        py::method<&SocketTransport::pause_reading>(
+            "pause_reading", "pause_reading($self)\n--\n\nasyncio.ReadTransport.pause_reading"),
+        py::method<&SocketTransport::resume_reading>(
+            "resume_reading", "resume_reading($self)\n--\n\nasyncio.ReadTransport.resume_reading"),
+        py::method<&transport::get_protocol>("get_protocol",
+                                             "get_protocol($self)\n--\n\nasyncio.BaseTransport.get_protocol"),
+        py::method<&SocketTransport::set_protocol>(
+            "set_protocol", "set_protocol($self, protocol)\n--\n\nasyncio.BaseTransport.set_protocol"),
+        py::method<&SocketTransport::get_extra_info>(
+            "get_extra_info",
+            "get_extra_info($self, name, default=None)\n--\n\nasyncio.BaseTransport.get_extra_info"),
+        py::method<&SocketTransport::get_write_buffer_size>(
+            "get_write_buffer_size",
+            "get_write_buffer_size($self)\n--\n\nasyncio.WriteTransport.get_write_buffer_size"),
+        py::method<&SocketTransport::begin_reading>("_begin_reading",
+                                                    "Start to read; connection_made was called."),
+        py::method<&transport::call_connection_lost>("_call_connection_lost", "asyncio's."),
+        py::method<&SocketTransport::maybe_pause_protocol>("_maybe_pause_protocol", "asyncio's."),
+        py::method<&SocketTransport::force_close_with>("_force_close", "asyncio's."),
+        {},
+    };
+    static auto properties = with_transport_properties({
+        py::property<&transport::get_fd>("_sock_fd", "The descriptor's number, also once it is closed."),
+    });
+    const py::ref transports = py::import("asyncio.transports");
+    const py::ref base = py::attribute(transports.get(), "_FlowControlMixin");
+    const py::ref bases = py::ref::steal(PyTuple_Pack(1, base.get()));
+    state.socket_transport_type = make_transport_type<SocketTransport>(
+        module, "zloop._zloop.SocketTransport", "A stream socket as an asyncio.Transport.", methods,
+        properties.data(), bases.get());
+
+    PyObject* type = state.socket_transport_type.get();
+    const py::ref constants = py::import("asyncio.constants");
+    const py::ref modes = py::attribute(constants.get(), "_SendfileMode");
+    const py::ref native = py::attribute(modes.get(), "TRY_NATIVE");
+    if (PyObject_SetAttrString(type, "_start_tls_compatible", Py_True) != 0 ||
+        PyObject_SetAttrString(type, "_sendfile_compatible", native.get()) != 0) {
+        throw py::error_set{};
+    }
+}
+
+}  // namespace zl
