@@ -2,6 +2,8 @@
 //
 // A free list a thread and size class of 16 bytes. A frame may be freed on another thread than it was
 // made on; it then joins that thread's list. Each list keeps at most 256 frames.
+//
+// Nothing in it is for users.
 #pragma once
 
 #include <array>

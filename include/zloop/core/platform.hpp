@@ -3,6 +3,8 @@
 // One system call where the platform has one for it (Linux, FreeBSD), several where it has not (macOS).
 // There another thread that forks in between can inherit the descriptor: nothing can be done about it.
 // A write to a peer that is gone never raises SIGPIPE, and no signal is delivered to a thread of ours.
+//
+// Nothing in it is for users.
 #pragma once
 
 #include <zloop/config.hpp>

@@ -2,6 +2,8 @@
 //
 // Grows as numbers come, and never shrinks: a place stays when its descriptor is closed, so that it can tell
 // one life of the number from the next. To grow is to move: no reference to a place survives reserve().
+//
+// Nothing in it is for users.
 #pragma once
 
 #include <zloop/config.hpp>

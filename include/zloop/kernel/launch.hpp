@@ -6,6 +6,8 @@
 // On Linux the child borrows our memory until its exec, while the thread that made it waits: fork(2) copies
 // the page tables instead, 35 ms for a gigabyte, and as much again in page faults afterwards. Elsewhere,
 // under sanitizers, and where clone(2) is refused, it is fork(2).
+//
+// Nothing in it is for users.
 #pragma once
 
 #include <zloop/config.hpp>

@@ -4,6 +4,8 @@
 // sends what is owed, beside, unless another task does so already; two peers that send at the same time never
 // wait for each other. Bytes in flight are not touched: what is encrypted meanwhile is collected by the
 // engine.
+//
+// Nothing in it is for users.
 #pragma once
 
 #include <zloop/config.hpp>

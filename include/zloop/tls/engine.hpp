@@ -7,6 +7,8 @@
 //
 // Whatever ends with `resource_unavailable_try_again` needs more of the peer's bytes. No other failure is
 // recovered from: it is given again by every call that follows.
+//
+// Nothing in it is for users.
 #pragma once
 
 #include <zloop/config.hpp>

@@ -2,6 +2,8 @@
 //
 // The awaiter is the operation: it lives in the awaiting coroutine's frame and allocates nothing. What
 // completes at once never suspends; the others are the leaf of their scope until their outcome is there.
+//
+// Nothing in it is for users.
 #pragma once
 
 #include <climits>

@@ -3,6 +3,8 @@
 // Our own, for <linux/io_uring.h> is as old as the machine that compiles, brings <linux/fs.h> along,
 // which older C libraries' <sys/mount.h> does not get along with, and a few hundred macros. A test
 // compares the two. The layout is the same on every architecture; so are the numbers of the calls.
+//
+// Nothing in it is for users.
 #pragma once
 
 #include <zloop/config.hpp>

@@ -3,6 +3,8 @@
 // One request brings all that a stream receives, or all connections of a listener, until it is stopped. What
 // nobody has asked for yet is kept in order, in front of the end of the stream or the error behind it. From
 // `most_unread_bytes`, or connections, on the request is stopped, so a peer that is not listened to feels it.
+//
+// Nothing in it is for users.
 #pragma once
 
 #include <zloop/kernel/uring/requests.hpp>

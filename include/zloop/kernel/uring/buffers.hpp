@@ -4,6 +4,8 @@
 // idle connection holds none. What it has filled leaves the ring for good and another buffer takes its
 // place, so bytes that nobody asks for, or that a slow peer does not take, keep no one else from
 // receiving. Whoever holds a buffer counts as its user; with the last one it goes back to the pool.
+//
+// Nothing in it is for users.
 #pragma once
 
 #include <zloop/kernel/uring/ring.hpp>

@@ -4,6 +4,8 @@
 // descriptor until the kernel has let go of its last request, and what comes late finds it closed.
 // It has three lanes, with one request in each at most: for the stream of what arrives by itself (bytes,
 // connections), and for what its reader and its writer ask for.
+//
+// Nothing in it is for users.
 #pragma once
 
 #include <zloop/kernel/attempt.hpp>

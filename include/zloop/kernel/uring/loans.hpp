@@ -4,6 +4,8 @@
 // it takes, and what runs after that. Who takes bytes without waiting for them has them until the next wait.
 // What receive() gets from a datagram socket, a pipe or a terminal lies in one scratch buffer that serves
 // them all, in turn; a send that still has it keeps it, and the next one gets another.
+//
+// Nothing in it is for users.
 #pragma once
 
 #include <zloop/kernel/uring/buffers.hpp>

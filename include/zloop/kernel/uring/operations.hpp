@@ -3,6 +3,8 @@
 // receive() and accept() take what arrives by itself. recv(span), send and connect of a stream socket are one
 // request each. Whatever else there is, and descriptors that are no stream sockets, wait in a poll request
 // and then make their system call.
+//
+// Nothing in it is for users.
 #pragma once
 
 #include <zloop/kernel/uring/phases.hpp>

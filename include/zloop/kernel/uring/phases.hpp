@@ -10,6 +10,8 @@
 //     done       its outcome is there, and it is queued to be told
 //
 // How each operation begins and what it does in its turn is operations.hpp's.
+//
+// Nothing in it is for users.
 #pragma once
 
 #include <zloop/kernel/uring/arrivals.hpp>

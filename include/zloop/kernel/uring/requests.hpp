@@ -6,6 +6,8 @@
 //
 // In a fork of the process the ring is the parent's: nothing is asked for there, and what is to end has
 // ended.
+//
+// Nothing in it is for users.
 #pragma once
 
 #include <zloop/kernel/uring/channel.hpp>

@@ -6,6 +6,8 @@
 // The kernel does its part of the work inside of our system calls only (DEFER_TASKRUN; COOP_TASKRUN
 // before Linux 6.1): between two of them nothing is received, and no completion appears. The ring belongs to
 // the thread that calls enter() first (SINGLE_ISSUER).
+//
+// Nothing in it is for users.
 #pragma once
 
 #include <zloop/kernel/uring/abi.hpp>

@@ -3,6 +3,8 @@
 // A number has lives; a channel is of one of them. It leaves the table when that life ends, and is freed when
 // the kernel has let go of its last request. Until then nothing needs memory: whatever can fail for want
 // of it fails when the channel is made.
+//
+// Nothing in it is for users.
 #pragma once
 
 #include <zloop/kernel/uring/channel.hpp>
