@@ -8,9 +8,11 @@ for every loop.
 """
 
 import argparse
+import json
 import statistics
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import loops
 from processes import Crowd, Failure, Server
@@ -45,10 +47,11 @@ def bytes_per_connection(kind: Kind, name: str, count: int) -> float:
             return (server.resident_bytes() - before) / count
 
 
-def weigh(kind: Kind, names: list[str], count: int, rounds: int, asked: bool) -> bool:
+def weigh(
+    kind: Kind, names: list[str], count: int, rounds: int, asked: bool, weights: dict[str, float]
+) -> bool:
     """Print what each loop needs. False: zloop, or one that was asked for, falls short or fails."""
     holds = True
-    weights: dict[str, float] = {}
     for name in names:
         version, reason = ("C", "") if name == loops.FLOOR else loops.probe(name)
         if version is None:
@@ -86,14 +89,20 @@ def main() -> int:
     parser.add_argument("--kind", action="append", choices=KINDS, help="default: all")
     parser.add_argument("--connections", type=int, help="default: 10,000; over TLS 1,000")
     parser.add_argument("--rounds", type=int, default=3, help="processes a loop; the median counts")
+    parser.add_argument("--json", type=Path, help="add the medians to what run.py wrote there")
     arguments = parser.parse_args()
 
     holds = True
+    weights: dict[str, dict[str, float]] = {}
     for name in arguments.kind or KINDS:
         kind = KINDS[name]
         count = arguments.connections or kind.connections
         chosen = [each for each in names if each in (arguments.loop or names)]
-        holds = weigh(kind, chosen, count, arguments.rounds, bool(arguments.loop)) and holds
+        asked, weights[name] = bool(arguments.loop), {}
+        holds = weigh(kind, chosen, count, arguments.rounds, asked, weights[name]) and holds
+    if arguments.json:
+        result = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
+        arguments.json.write_text(json.dumps(result | {"memory": weights}, indent=1) + "\n")
     return 0 if holds else 1
 
 

@@ -12,6 +12,8 @@ import fnmatch
 import json
 import os
 import platform
+import ssl
+import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -38,7 +40,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="default: 5")
     parser.add_argument("--seconds", type=float, help="of each measurement; default: 2")
     parser.add_argument("--quick", action="store_true", help="few modes, 2 rounds of half a second")
-    parser.add_argument("--json", metavar="PATH", help="write every sample and the machine")
+    parser.add_argument(
+        "--json", metavar="PATH", help="write every sample, the machine and the versions"
+    )
     parser.add_argument("--png", metavar="PATH", help="draw a chart (needs matplotlib)")
     arguments = parser.parse_args()
 
@@ -68,13 +72,27 @@ def machine(cores: tuple[int, int]) -> dict[str, str | int | float]:
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "system": f"{platform.system()} {kernel()} {platform.machine()}",
         "processor": models[0] if models else platform.processor(),
         "cores": os.cpu_count() or 1,
+        "openssl": " ".join(ssl.OPENSSL_VERSION.split()[:2]),
+        "commit": commit(),
         "server_core": cores[0],
         "client_core": cores[1],
         "load_before": os.getloadavg()[0],
     }
+
+
+def kernel() -> str:
+    """Its version, without what a distribution or a host has added."""
+    return platform.release().partition("-")[0]
+
+
+def commit() -> str:
+    """Of this checkout, with a + where something was changed in it since; "" outside of one."""
+    asked = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
+    said = subprocess.run(asked, cwd=native.HERE, capture_output=True, text=True)
+    return said.stdout.strip()
 
 
 def find_present(contenders: list[str]) -> tuple[dict[str, str], dict[str, str]]:
