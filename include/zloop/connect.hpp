@@ -123,9 +123,9 @@ inline task<result<stream>> connect(std::vector<address> candidates,
 
 /// Connects to a host and a service on it, by names or numbers, on the calling task's loop.
 ///
-/// Completes: as above, over the host's addresses, families taking turns.
-/// Fails:     as resolve() does, or as above.
-/// Cancelled: as above; a lookup ends alone.
+/// Completes: as for a list of candidates, over the host's addresses, families taking turns.
+/// Fails:     as resolve() does, or as for a list of candidates.
+/// Cancelled: all attempts are, and nothing is left open; a lookup ends alone.
 /// Example:   examples/cpp/connect.cpp
 inline task<result<stream>> connect(std::string host, std::string service, connect_options options = {}) {
     options.names.type = SOCK_STREAM;

@@ -56,8 +56,7 @@ struct listen_options {
 /// A listening socket.
 ///
 /// Owns:    the descriptor; closing or destroying the listener ends what waits on it with operation_canceled.
-///          Moves, also while something waits; does not outlive its loop. A Unix path
-///          stays behind.
+///          Moves, also while something waits; does not outlive its loop. A Unix path stays behind.
 /// Overlap: one accept() at a time.
 /// Thread:  that of its loop.
 /// Example: examples/cpp/echo_server.cpp

@@ -217,10 +217,10 @@ inline task<result<process_output>> attend(process& child, const run_options& op
 /// is usual here; a command that says otherwise is obeyed. Its exit status is no failure, whatever it is.
 ///
 /// Completes: when it has ended and nobody holds its pipes any more; what it has left in the background may.
-/// Fails:     as spawn and wait() do; `limit_exceeded`; `operation_canceled`.
+/// Fails:     as spawn and wait() do; `limit_exceeded`; `operation_canceled`. Then the child is ended by
+///            stop() and waited for, with its group if that is its own.
 /// Throws:    std::bad_alloc; then the child is killed.
-/// Cancelled: as any failure does, ends the child by stop(), with its group if that is its own, and waits for
-///            that.
+/// Cancelled: ends the child in the same way, which takes `grace` at most.
 /// Example:   examples/cpp/process_runner.cpp
 inline task<result<process_output>> run_process(command what, run_options options = {}) {
     const context here = co_await current_context();

@@ -101,9 +101,9 @@ task<transferred> send_file(S& to, int file, std::uint64_t offset = 0, std::uint
     co_return done;
 }
 
-/// Sends all of the file at `path`.
+/// Sends all of the file at `path`; otherwise as for a file that is open.
 ///
-/// Completes: as above; an error of open(2) is one of it.
+/// Completes: with what came of it; a file that cannot be opened is its error.
 /// Owns:      the file, until the end.
 /// Example:   examples/cpp/send_file.cpp
 template <byte_sink S>

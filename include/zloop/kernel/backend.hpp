@@ -77,7 +77,7 @@ struct io_op : op, cancellable {
 
     /// Describes an operation on `on`; start() begins it.
     io_op(backend& kernel, opcode operation, descriptor on) noexcept;
-    /// The same, on the life that `number` has now.
+    /// The same, on the life that `number` has now; attached, or negative: none.
     io_op(backend& kernel, opcode operation, int number) noexcept;
 
     backend* owner;                  ///< who carries it out
