@@ -75,7 +75,7 @@ coverage: $(venv)/requirements  ## lines that no test runs; bars: headers 95 %, 
 .PHONY: bench
 bench: $(bench)/zloop  ## zloop beside its peers and a raw epoll server: about 40 minutes
 	$(bench)/bin/python bench/run.py --json build/bench/run.json --png build/bench/run.png
-	$(bench)/bin/python bench/memory.py
+	$(bench)/bin/python bench/memory.py --json build/bench/run.json
 	$(bench)/bin/python bench/leak.py --loop zloop
 	$(bench)/bin/python bench/idle.py --loop zloop
 
@@ -99,6 +99,10 @@ format: $(venv)/requirements  ## settle the spacing
 .PHONY: docs
 docs: $(venv)/docs  ## the site, in build/site: pages, reference, charts; a warning fails
 	@tools/docs build/site
+
+.PHONY: charts
+charts: $(venv)/docs  ## docs/pictures and the figures of docs/performance.md, from the newest of bench/results
+	python docs/site/charts.py
 
 .PHONY: clean
 clean:  ## forget all that was made

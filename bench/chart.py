@@ -129,7 +129,7 @@ def picture(result: dict[str, Any], modes: Sequence[str], scheme: Scheme, path: 
     shown = {mode: [c for c in contenders if values(samples, mode, c, "rate")] for mode in modes}
     lines = list(caption(result, modes))
     bars = [max(len(shown[mode]), 1) for mode in modes]
-    height = sum(0.19 * count + 0.42 for count in bars) + 0.16 * len(lines) + 0.1
+    height = sum(0.19 * count + 0.42 for count in bars) + 0.175 * len(lines) + 0.1
     figure = pyplot.figure(figsize=(5.2, height))
     top = height
     for mode, count in zip(modes, bars, strict=True):
@@ -142,7 +142,7 @@ def picture(result: dict[str, Any], modes: Sequence[str], scheme: Scheme, path: 
         0.01,
         0.08 / height,
         "\n".join(lines),
-        fontsize=6.5,
+        fontsize=7.5,
         color=scheme.faint,
         va="bottom",
         linespacing=1.4,
@@ -158,7 +158,7 @@ def fingerprint(result: dict[str, Any]) -> str:
 
 def caption(result: dict[str, Any], modes: Sequence[str]) -> Iterator[str]:
     """When, where, and with what a run was made, and who is not in it."""
-    yield from wrap(" ".join([_way(result), _place(result), *_gaps(result, modes)]), 104)
+    yield from wrap(" ".join([_way(result), _place(result), *_gaps(result, modes)]), 90)
 
 
 def _way(result: dict[str, Any]) -> str:

@@ -300,7 +300,7 @@ def loop_names() -> dict[str, tuple[str, str]]:
         )
         if is_property:
             returns = ast.unparse(node.returns) if node.returns else ""
-            directive = f"py:property:: {node.name}\n   :type: {returns.removeprefix('_')}"
+            directive = f"py:property:: {node.name}\n   :type: {returns.replace('_Stats', 'dict[str, int]')}"
         else:
             directive = f"py:method:: {_python_signature(node)}"
         found[node.name] = (directive, words)

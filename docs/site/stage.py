@@ -15,6 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import charts
 import reference
 from reference import ROOT
 
@@ -61,9 +62,8 @@ class Stage:
                 self.show(program)
         for name, place in self.places.items():
             self.write(place, self.page(ROOT / name, Path(place)))
-        pictures = ROOT / "docs" / "pictures"
-        if pictures.exists():
-            shutil.copytree(pictures, self.folder / "pictures")
+        shutil.copytree(ROOT / "docs" / "pictures", self.folder / "pictures")
+        charts.draw(self.folder / "pictures")
 
     def page(self, page: Path, place: Path) -> str:
         text = page.read_text()

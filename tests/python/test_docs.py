@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import hashlib
+import json
 import os
 import re
 import shlex
@@ -94,6 +96,29 @@ def test_every_make_target_that_a_page_names_exists(page: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
     assert set(re.findall(r"`(?:\w+=\S+ )?make ([a-z]+)", page.read_text())) <= targets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_picture_of_a_page_is_there_in_both_schemes(page: Path) -> None:
+    text = page.read_text()
+    for source in re.findall(r'\b(?:src|srcset)="([^"]+)"', text):
+        assert (page.parent / source).is_file(), source
+    for picture in re.findall(r"<picture>.*?</picture>", text, re.DOTALL):
+        dark, light = re.findall(r'\b(?:srcset|src)="([^"]+)"', picture)
+        assert dark.replace("-dark.", "-light.") == light
+        assert 'alt="' in picture
+
+
+def test_the_charts_and_the_figures_are_those_of_the_newest_run() -> None:
+    newest = max((ROOT / "bench" / "results").glob("*.json"))
+    result = json.loads(newest.read_text())
+    data = hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
+    command = [sys.executable, ROOT / "bench" / "chart.py", newest, "--tables"]
+    figures = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    for chart in (ROOT / "docs" / "pictures").glob("*.svg"):
+        assert data in chart.read_text(), f"make charts: {chart.name} is of another run"
+    assert figures in (ROOT / "docs" / "performance.md").read_text()
 
 
 def test_the_version_is_the_same_everywhere() -> None:
