@@ -3,6 +3,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <stop_token>
 #include <thread>
 
 #include <zloop/zloop.hpp>

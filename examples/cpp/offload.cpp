@@ -1,6 +1,7 @@
 // Blocking work on threads: waited for, so it may use what its caller has; or left alone by who is cancelled,
 // so it owns what it uses.
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>

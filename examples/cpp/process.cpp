@@ -1,6 +1,7 @@
 // Talks to a child through its pipes, ends its input, and learns how it has ended; then ends one that would
 // not.
 
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <string>

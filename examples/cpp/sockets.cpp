@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include <sys/socket.h>
+#include <unistd.h>
 #include <zloop/zloop.hpp>
 
 using namespace std::chrono_literals;

@@ -253,8 +253,10 @@ private:
     detail::byte_queue bytes_;
 };
 
+/// Refers to a source that has a name, and owns one that is moved in.
 template <class S>
 buffered_reader(S&&) -> buffered_reader<S>;
+/// The same, with a limit.
 template <class S>
 buffered_reader(S&&, std::size_t) -> buffered_reader<S>;
 

@@ -185,7 +185,8 @@ public:
         return detail::outcome_of(::connect(live(), peer.data(), peer.size()));
     }
 
-    /// Undoes connect(): sends to nobody in particular, receives from all.
+    /// Undoes connect(): sends to nobody in particular, receives from all. Linux takes a port away that was
+    /// not asked for by its number; the next send is given another.
     /// Fails: as connect(2) does.
     result<void> disconnect() noexcept {
         sockaddr nobody{};

@@ -13,7 +13,7 @@ namespace zloop {
 /// Owns: the connection.
 struct accepted {
     stream socket;  ///< the connection, in service of the listener's loop
-    address peer;   ///< who has connected; none for an unnamed Unix socket
+    address peer;   ///< who has connected; an unnamed Unix socket has no path
 };
 
 namespace detail {
@@ -106,6 +106,7 @@ public:
     /// Example:   examples/cpp/echo_server.cpp
     auto accept() noexcept { return detail::accept_awaiter(*on_, self()); }
 
+    /// The descriptor alone, as attached has it.
     using socket_base::release;
 
     /// Gives the descriptor away as release() does, and with it the connections that were accepted and that

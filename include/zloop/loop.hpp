@@ -204,9 +204,9 @@ public:
     timer_heap& timers() noexcept { return timers_; }
 
     /// Makes one turn: what the kernel has, what is due, and then what is ready at that moment - what these
-    /// queue waits for the next turn. Sleeps up to `limit` when there is nothing to do. Without one (zero)
-    /// the kernel then knows of all that waits for it: who sleeps elsewhere can wait there for the backend's
-    /// native_handle().
+    /// queue waits for the next turn. Sleeps up to `limit`, which is not negative, when there is nothing to
+    /// do. Without one (zero) the kernel then knows of all that waits for it: who sleeps elsewhere can wait
+    /// there for the backend's native_handle().
     /// Fails: throws std::system_error when the backend cannot wait, and what was ready stays so;
     ///        std::logic_error in a fork of the loop's process.
     void run_once(nanoseconds limit = forever) {

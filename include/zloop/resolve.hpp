@@ -119,7 +119,7 @@ private:
 
 /// Looks up the addresses of a host, and a service on it, by name or number; they come in the order in which
 /// to try them. An empty host is this one: loopback, or any interface with AI_PASSIVE. An empty service is
-/// port 0.
+/// port 0. One of them is not empty.
 ///
 /// Completes: with at least one address. Numbers are answered at once, everything else by a thread.
 /// Fails:     as getaddrinfo does (`resolve_errc`); with an errno where the system has failed, or has no

@@ -58,7 +58,8 @@ public:
     /// Fails:     as recv(2) does, `not_enough_memory`, `operation_canceled`.
     auto receive() noexcept { return detail::receive_awaiter(kernel(), self()); }
 
-    /// Receives bytes into `buffer`, which stays alive meanwhile; as many as are there, at least one.
+    /// Receives bytes into `buffer`, which is not empty and stays alive meanwhile; as many as are there, at
+    /// least one.
     ///
     /// Completes: with their number; 0 at the end of the stream.
     /// Fails:     as recv(2) does, `operation_canceled`, and then nothing was read.
@@ -135,6 +136,7 @@ public:
         return done ? std::error_code{} : system_error_code(errno);
     }
 
+    /// The descriptor alone, as attached has it.
     using socket_base::release;
 
     /// Gives the descriptor away as release() does, and with it the bytes that were received and that nobody

@@ -42,7 +42,7 @@ using certificate = std::unique_ptr<X509, certificate_deleter>;
 /// Owns:      `S`, unless that is a reference. It may move while something waits on it, but is not destroyed
 ///            then: `below().close()` ends that. One that is destroyed says nothing to its peer: shutdown().
 /// Overlap:   recv beside send; otherwise one at a time.
-/// Thread:    its loop's.
+/// Thread:    that of its loop.
 /// Example:   examples/cpp/https_get.cpp
 template <byte_stream S>
 class stream {

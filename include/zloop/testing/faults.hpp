@@ -72,7 +72,7 @@ public:
     }
     failing(const failing&) = delete;
     failing& operator=(const failing&) = delete;
-    /// Ends: what has not failed by now does not.
+    /// Lets what has not failed by now go well.
     ~failing() { call_.failures_ = 0; }
 
 private:
@@ -96,7 +96,7 @@ public:
     fault_sweep() noexcept = default;
     fault_sweep(const fault_sweep&) = delete;
     fault_sweep& operator=(const fault_sweep&) = delete;
-    /// Ends: nothing fails any more.
+    /// Has nothing fail any more.
     ~fault_sweep() { active_.store(nullptr); }
 
     /// Begins the next run, and arms its failure; the first has none. False: there was no call left to fail.

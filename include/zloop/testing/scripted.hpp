@@ -18,7 +18,7 @@ namespace zloop::testing {
 
 /// Plays the kernel: made-up descriptors, virtual time.
 ///
-/// Owns:    its scripts; real descriptors that are adopted, until they are closed.
+/// Owns:    its scripts. A real descriptor is its stream's, which has it closed here.
 /// Thread:  that of its loop, but for wake().
 /// Example: examples/cpp/scripted.cpp
 class scripted_backend final : public backend, public clock_source {

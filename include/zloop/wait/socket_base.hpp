@@ -73,7 +73,8 @@ public:
     /// How many bytes the kernel holds for the peer.
     result<int> send_buffer() const noexcept { return get_option(SOL_SOCKET, SO_SNDBUF); }
 
-    /// Where the socket is. No address (AF_UNSPEC) where it is nowhere, and for what is no socket.
+    /// Where the socket is: at port 0, or at no path, where it was not bound. No address (AF_UNSPEC) for what
+    /// is no socket.
     address local_address() const noexcept { return address_by(::getsockname); }
     /// Where its peer is. No address (AF_UNSPEC) where there is none.
     address peer_address() const noexcept { return address_by(::getpeername); }
