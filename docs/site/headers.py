@@ -25,7 +25,8 @@ UMBRELLA = "zloop.hpp"
 WHOLE_FILE_ONLY = "testing/interpose.hpp"  # defines the system's own functions
 
 # A label at the start of a line of words, as in "Fails: when the backend does".
-LABEL = re.compile(r"([A-Z][a-z]+):\s+(.*)")
+LABELS = ["Completes", "Fails", "Throws", "Cancelled", "Owns", "Overlap", "Thread", "Example"]
+LABEL = re.compile(rf"({'|'.join(LABELS)}):\s+(.*)")
 
 CLASSES = {
     CursorKind.CLASS_DECL: "class",

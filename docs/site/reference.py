@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import headers
@@ -173,6 +174,8 @@ def _entry(name: Name, index: Index, indent: str) -> Iterator[str]:
         lines += [".. code-block:: cpp", "", *(f"   {line}" for line in name.body.splitlines()), ""]
     lines += _prose(name.words.prose, index, scope)
     fields = [(label, _label(label, text, index, scope)) for label, text in name.words.labels]
+    if not any(label == "Example" for label, _ in fields) and (program := _user_of(name)):
+        fields.append(("Example", f":doc:`{program} </source/{program}>`"))
     if name.awaited:
         fields.insert(0, ("co_await", f"``{name.awaited}``"))
     lines += [f":{label}: {text}" for label, text in fields]
@@ -181,6 +184,21 @@ def _entry(name: Name, index: Index, indent: str) -> Iterator[str]:
     yield from (f"{inner}{line}" if line else "" for line in lines)
     for member in name.members:
         yield from _entry(member, index, inner)
+
+
+def _user_of(name: Name) -> str:
+    """The shortest program that says the whole name, for what has no label of its own."""
+    if _scope(name) not in SPACES:
+        return ""
+    spelled = re.compile(rf"\b{re.escape(name.qualified)}\b")
+    found = [path for path, text in _programs().items() if spelled.search(text)]
+    return min(found, key=lambda path: len(_programs()[path]), default="")
+
+
+@cache
+def _programs() -> dict[str, str]:
+    paths = sorted((ROOT / "examples" / "cpp").glob("*.cpp"))
+    return {str(path.relative_to(ROOT)): path.read_text() for path in paths}
 
 
 def _scope(name: Name) -> str:

@@ -65,7 +65,7 @@ def shown(page: str) -> set[str]:
     blocks = re.findall(r"^( *)\.\. (?:cpp|c):[\w-]+:: (.*(?:\n\1 {8,}\S.*)*)", page, re.MULTILINE)
     words: set[str] = set()
     for _, signatures in blocks:
-        words |= set(re.findall(r"operator\s*(?:\(\)|[^\w\s(]+|bool)|~?\w+", signatures))
+        words |= set(re.findall(r"operator\s*(?:\(\)|[^\w\s(]+|bool|co_await)|~?\w+", signatures))
     return words
 
 
@@ -82,7 +82,7 @@ def test_every_public_name_of_the_headers_is_in_the_reference(
             continue
         for file, name in declared(space):
             header = str(file.relative_to(headers.INCLUDE / "zloop"))
-            is_unspoken = name in UNSPOKEN or name.startswith("~")
+            is_unspoken = name in UNSPOKEN or not name or name.startswith("~")
             if is_unspoken or not reader.headers[header].is_for_users:
                 continue
             count += 1
@@ -114,6 +114,13 @@ def test_every_header_for_users_has_a_page_that_says_what_it_is(
         if header.is_for_users and header.path != headers.UMBRELLA:
             assert header.title
             assert f"<{reference.page_of(header.path)}>`" in contents
+
+
+def test_every_header_for_users_names_a_program_that_shows_it(reader: headers.Reader) -> None:
+    for header in reader.headers.values():
+        if header.is_for_users and header.path not in {headers.UMBRELLA, headers.WHOLE_FILE_ONLY}:
+            labels = [label for name in header.walk() for label, _ in name.words.labels]
+            assert "Example" in labels, header.path
 
 
 def test_every_example_that_a_label_names_is_a_program_that_the_tests_run(
