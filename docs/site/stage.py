@@ -39,6 +39,8 @@ CONTENTS = {
         "project/changes",
     ],
 }
+# What the reference shows better than the files do.
+MADE = {"include/zloop": "reference/cpp/index.rst", "zloop/__init__.py": "reference/python.rst"}
 LANGUAGES = {".cpp": "cpp", ".hpp": "cpp", ".c": "c", ".h": "c", ".py": "python", ".toml": "toml"}
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)")
 PICTURE = re.compile(r"<picture>.*?</picture>", re.DOTALL)
@@ -67,7 +69,7 @@ class Stage:
 
     def page(self, page: Path, place: Path) -> str:
         text = page.read_text()
-        parts = re.split(r"(^```.*?^```$|`[^`\n]*`)", text, flags=re.MULTILINE | re.DOTALL)
+        parts = re.split(r"(^```.*?^```$)", text, flags=re.MULTILINE | re.DOTALL)
         for at in range(0, len(parts), 2):
             parts[at] = PICTURE.sub(lambda found: self.picture(found[0], page, place), parts[at])
             parts[at] = LINK.sub(lambda found: self.link(found, page, place), parts[at])
@@ -98,6 +100,8 @@ class Stage:
     def show(self, there: Path) -> str:
         """The page with a file's text, or a folder's files; a header's is in the reference."""
         name = str(there.relative_to(ROOT))
+        if name in MADE:
+            return MADE[name]
         if name.startswith("include/zloop/"):
             stem = reference.page_of(name.removeprefix("include/zloop/"))
             if stem in self.headers:
