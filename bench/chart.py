@@ -20,6 +20,7 @@ from textwrap import wrap
 from typing import Any, NamedTuple
 
 import loops
+import report
 from modes import Sample
 from report import SUBJECT, values
 
@@ -173,7 +174,9 @@ def _place(result: dict[str, Any]) -> str:
     about = result["machine"]
     facts = [about["date"][:10], about["processor"], f"{about['cores']} cores", about["system"]]
     facts += [about["python"], *_versions(result), about.get("openssl", "")]
-    return ", ".join(filter(None, facts)) + "."
+    busy = about["load_before"]
+    noise = f" Other work was under way (load {busy:.1f})." if busy > report.QUIET_LOAD else ""
+    return ", ".join(filter(None, facts)) + "." + noise
 
 
 def _gaps(result: dict[str, Any], modes: Sequence[str]) -> Iterator[str]:

@@ -139,7 +139,7 @@ def main() -> None:
 
     print(f"{about['python']}, {about['system']}, {about['processor']}, {about['cores']} cores")
     print(f"server on core {cores[0]}, client on core {cores[1]}")
-    if float(about["load_before"]) > 0.5:
+    if float(about["load_before"]) > report.QUIET_LOAD:
         print(f"the machine is busy (load {about['load_before']:.1f}): the figures will be noisy")
     print(", ".join(f"{name} {version}" for name, version in present.items()))
     for name, reason in absent.items():

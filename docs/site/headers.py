@@ -8,7 +8,6 @@ other without an empty line share the words of the first.
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -179,7 +178,7 @@ class Reader:
     @cached_property
     def _arguments(self) -> list[str]:
         """Where this machine's g++ has what belongs to the compiler: the clang package has only clang."""
-        asked = [*shlex.split("g++"), "-print-file-name=include"]
+        asked = ["g++", "-print-file-name=include"]
         own = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
         return ["-std=c++20", "-I", str(INCLUDE), "-isystem", own]
 

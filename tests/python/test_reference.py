@@ -21,8 +21,6 @@ import headers
 import reference
 from clang.cindex import AccessSpecifier, Cursor, CursorKind
 
-pytestmark = pytest.mark.without_module
-
 # Members that the language calls, and that nobody names.
 UNSPOKEN = headers.PROTOCOL | {"operator="}
 PASSED_THROUGH = {CursorKind.NAMESPACE, *headers.CLASSES, CursorKind.ENUM_DECL}
