@@ -131,7 +131,7 @@ def _page(header: Header, index: Index) -> Iterator[str]:
     if len(summed) > 1:
         yield from [".. list-table::", "   :widths: 30 70", "   :class: names", ""]
         for name in top:
-            if summed.pop(name.qualified, None) is None:
+            if summed.pop(name.qualified, None) is None or _scope(name) not in {"", *SPACES}:
                 continue
             role = "c:macro" if name.kind == "macro" else "cpp:any"
             yield f"   * - :{role}:`{name.name} <{name.qualified}>`"
