@@ -4,7 +4,8 @@
     python bench/chart.py bench/results/2026-11-30.json --tables
 
 A bar is the median of the rounds, the thin line over it runs from the slowest to the fastest. Nobody is
-left out, and nothing is scaled to look well: bars begin at zero. `run.py --png` draws all modes of a run
+left out, and nothing is scaled to look well: bars begin at zero. Where other work took part in the run,
+rates mean little, and the bars are the server's CPU time instead, the shorter the better. `run.py --png` draws all modes of a run
 in one picture; the command above draws those of PICTURES as SVG, for light and for dark pages, and what
 was measured, where and with which versions stands under each. --tables prints the same run in figures,
 as docs/performance.md has them.
@@ -60,11 +61,11 @@ TITLES = {
     "uvicorn-tls": "uvicorn over TLS: requests a second",
     "echo": "protocol echo{size}: messages a second",
     "streams": "asyncio streams, echo{size}: messages a second",
-    "sock": "sock_recv and sock_sendall, echo{size}: messages a second",
+    "sock": "sock_recv, sock_sendall{size}: messages a second",
     "datagram": "UDP echo{size}: messages a second",
     "tls-echo": "TLS echo{size}: messages a second",
     "tls-bulk": "TLS, one connection that sends: MiB a second",
-    "tls-handshake": "TLS handshakes a second",
+    "tls-handshake": "TLS handshakes: handshakes a second",
     "call_soon": "call_soon, and the call: a second",
     "call_later_cancel": "call_later, and its cancel: a second",
     "call_soon_threadsafe": "call_soon_threadsafe, and the call: a second",
@@ -74,7 +75,17 @@ TITLES = {
 }
 
 
-def title_of(mode: str) -> str:
+def figure_of(result: dict[str, Any], mode: str) -> str:
+    """What to draw of a mode: the rate; on a busy machine the CPU time, where there is one."""
+    served = any(s["mode"] == mode and s["cpu_us"] is not None for s in result["samples"])
+    return "cpu_us" if served and _is_busy(result) else "rate"
+
+
+def _is_busy(result: dict[str, Any]) -> bool:
+    return float(result["machine"]["load_before"]) > report.QUIET_LOAD
+
+
+def title_of(mode: str, figure: str = "rate") -> str:
     """What a mode is called on a page: `echo-1KiB-64` says it to those who have read its code."""
     kind, _, count = mode.rpartition("-")
     if not count.isdigit():
@@ -86,6 +97,8 @@ def title_of(mode: str) -> str:
     title = TITLES.get(kind, mode).format(size=size)
     before, colon, unit = title.partition(":")
     connections = "" if kind in ("tls-bulk", "tls-handshake") else f", {count} at a time"
+    if figure == "cpu_us":
+        return f"{before}{connections}: CPU µs, less is better"
     return f"{before}{connections}{colon}{unit}"
 
 
@@ -137,7 +150,9 @@ def picture(result: dict[str, Any], modes: Sequence[str], scheme: Scheme, path: 
         top -= 0.34
         size = 0.19 * count
         place = (0.17, (top - size) / height, 0.81, size / height)
-        _panel(figure.add_axes(place), samples, mode, shown[mode], title_of(mode), scheme, 8.5)
+        drawn = figure_of(result, mode)
+        title = title_of(mode, drawn)
+        _panel(figure.add_axes(place), samples, mode, shown[mode], title, scheme, 8.5, drawn)
         top -= size + 0.08
     figure.text(
         0.01,
@@ -164,9 +179,10 @@ def caption(result: dict[str, Any], modes: Sequence[str]) -> Iterator[str]:
 
 def _way(result: dict[str, Any]) -> str:
     rounds = f"{result['rounds']} rounds of {result['seconds']:g} s"
+    better = "CPU time of the server: less is better. Else longer" if _is_busy(result) else "Longer"
     return (
-        f"Longer is faster: medians of {rounds}, interleaved; the thin line runs from the slowest to the "
-        "fastest. The floor is C on bare epoll, with OpenSSL for TLS."
+        f"{better} is faster. Medians of {rounds}, interleaved; the thin line goes from the least to the "
+        "most. The floor is C on bare epoll, with OpenSSL for TLS."
     )
 
 
@@ -174,8 +190,12 @@ def _place(result: dict[str, Any]) -> str:
     about = result["machine"]
     facts = [about["date"][:10], about["processor"], f"{about['cores']} cores", about["system"]]
     facts += [about["python"], *_versions(result), about.get("openssl", "")]
-    busy = about["load_before"]
-    noise = f" Other work was under way (load {busy:.1f})." if busy > report.QUIET_LOAD else ""
+    load = about["load_before"]
+    noise = (
+        f" Other work was under way (load {load:.1f}): rates mean little."
+        if _is_busy(result)
+        else ""
+    )
     return ", ".join(filter(None, facts)) + "." + noise
 
 
@@ -200,8 +220,8 @@ def _versions(result: dict[str, Any]) -> Iterator[str]:
             yield f"{name} {version}"
 
 
-def _panel(panel, samples, mode, contenders, title, scheme, size) -> None:  # type: ignore[no-untyped-def]
-    found = {c: list(values(samples, mode, c, "rate").values()) for c in contenders}
+def _panel(panel, samples, mode, contenders, title, scheme, size, figure="rate") -> None:  # type: ignore[no-untyped-def]
+    found = {c: list(values(samples, mode, c, figure).values()) for c in contenders}
     shown = [c for c in contenders if found[c]]
     middle = [median(found[c]) for c in shown]
     spread = [
@@ -214,7 +234,8 @@ def _panel(panel, samples, mode, contenders, title, scheme, size) -> None:  # ty
     panel.barh(shown, middle, xerr=spread, color=colours, error_kw=line)
     for place, (contender, rate) in enumerate(zip(shown, middle, strict=True)):
         at = max(found[contender])
-        panel.text(at, place, f" {rate:,.0f}", va="center", fontsize=size, color=scheme.text)
+        digits = 0 if rate >= 100 else 1
+        panel.text(at, place, f" {rate:,.{digits}f}", va="center", fontsize=size, color=scheme.text)
     panel.set_title(title, fontsize=size + 0.5, loc="left", color=scheme.text)
     panel.invert_yaxis()
     panel.set_xlim(0, 1.3 * max(max(found[c]) for c in shown) if shown else 1)
