@@ -72,6 +72,7 @@ struct io_op : op, cancellable {
     opcode code;
     phase state = phase::idle;  ///< the backend's
     bool now_or_never = false;  ///< fail with EAGAIN instead of waiting
+    bool more = false;          ///< send, of TCP: more follows, so a segment that is not full can wait for it
     bool connecting = false;    ///< the backend's
     bool truncated = false;     ///< outcome of receive, recv: the datagram was longer than `size`
     int error = 0;              ///< outcome: an errno, 0 is success
