@@ -22,7 +22,10 @@
 
 namespace zloop {
 
-/// One of many that are received or sent together.
+/// A message of a batch: one of many that are received or sent together.
+///
+/// Owns:    no bytes: the buffer is the caller's.
+/// Example: examples/cpp/datagrams.cpp
 struct datagram {
     std::span<std::byte> bytes;  ///< what to send; the room to receive into, and then what came
     address peer;                ///< where to, or none on a connected socket; where from
