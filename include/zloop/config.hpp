@@ -14,6 +14,7 @@
 #if defined(__linux__)
 /// 1 where the platform has epoll, which is Linux; else 0.
 #define ZLOOP_HAS_EPOLL 1
+
 /// 1 where the platform may have io_uring, else 0. Whether the kernel has it, and lets us, uring_backend
 /// finds out.
 #define ZLOOP_HAS_URING 1

@@ -79,13 +79,28 @@ public:
         return detail::send_awaiter(kernel(), self(), buffers);
     }
 
-    /// Sends now or never; otherwise as send().
+    /// Sends now or never; otherwise as send(). Where `more` follows at once, TCP on Linux may hold back a
+    /// segment that is not full: until the next send without it, until push(), or for 200 ms.
     /// Fails: `resource_unavailable_try_again` instead of waiting.
-    result<std::size_t> try_send(std::span<const iovec> buffers) noexcept {
+    result<std::size_t> try_send(std::span<const iovec> buffers, bool more = false) noexcept {
         return detail::try_now(kernel(), opcode::send, self(), [&](io_op& operation) {
+            operation.more = more;
             operation.parts = buffers.data();
             operation.part_count = detail::count_of(buffers);
         });
+    }
+
+    /// Sends what try_send() was told to hold back. Nothing else of the socket changes; one whose user has
+    /// set TCP_CORK keeps its bytes until he takes that back.
+    void push() noexcept {
+#if defined(TCP_CORK)
+        const int number = live();
+        int corked = 0;
+        socklen_t size = sizeof corked;
+        if (::getsockopt(number, IPPROTO_TCP, TCP_CORK, &corked, &size) == 0 && corked == 0) {
+            ::setsockopt(number, IPPROTO_TCP, TCP_CORK, &corked, size);
+        }
+#endif
     }
 
     /// Sends some of the `count` bytes at `offset` of the regular file `file`, which stays open meanwhile;

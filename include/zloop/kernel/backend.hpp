@@ -87,6 +87,7 @@ struct io_op : op, cancellable {
     opcode code;                     ///< what it does
     phase state = phase::idle;       ///< the backend's
     bool now_or_never = false;       ///< fail with EAGAIN instead of waiting
+    bool more = false;               ///< send, of TCP: more follows, which a segment that is not full awaits
     bool connecting = false;         ///< the backend's
     bool truncated = false;          ///< outcome of receive, recv: the datagram was longer than `size`
     int error = 0;                   ///< outcome: an errno, 0 is success
