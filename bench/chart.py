@@ -60,6 +60,7 @@ TITLES = {
     "uvicorn": "uvicorn, plain text: requests a second",
     "uvicorn-tls": "uvicorn over TLS: requests a second",
     "echo": "protocol echo{size}: messages a second",
+    "parts": "protocol echo in parts{size}: messages a second",
     "streams": "asyncio streams, echo{size}: messages a second",
     "sock": "sock_recv, sock_sendall{size}: messages a second",
     "datagram": "UDP echo{size}: messages a second",
