@@ -180,7 +180,7 @@ class Reader:
         """Where this machine's g++ has what belongs to the compiler: the clang package has only clang."""
         asked = ["g++", "-print-file-name=include"]
         own = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
-        return ["-std=c++20", "-I", str(INCLUDE), "-isystem", own]
+        return ["-std=c++20", "-ferror-limit=0", "-I", str(INCLUDE), "-isystem", own]
 
     def read(self) -> dict[str, Header]:
         shown = [h for h in self.headers if h != WHOLE_FILE_ONLY]
@@ -212,7 +212,12 @@ class Reader:
                 self._namespace(cursor, header.names)
             elif cursor.kind == CursorKind.MACRO_DEFINITION:
                 self._macro(cursor, header)
-        return [str(said) for said in unit.diagnostics if said.severity >= cindex.Diagnostic.Error]
+        # A system's C++ library may be newer than this clang: what it stumbles on there is not ours.
+        return [
+            str(said)
+            for said in unit.diagnostics
+            if said.severity >= cindex.Diagnostic.Error and str(said.location.file) in self.sources
+        ]
 
     def _macro(self, cursor: Cursor, header: Header) -> None:
         if any(name.name == cursor.spelling for name in header.names):
