@@ -13,30 +13,30 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT
+from pages import PAGES, Block, blocks, name_of
 
 import zloop
 
-PAGES = [
-    path
-    for pattern in ("*.md", "docs/*.md", "bench/*.md", "tests/**/*.md")
-    for path in sorted(ROOT.glob(pattern))
-]
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 
 
-def name_of(page: Path) -> str:
-    return str(page.relative_to(ROOT))
-
-
 def programs(language: str) -> list[object]:
-    """The fenced blocks of a language, each with its page and line."""
-    found = []
-    for page in PAGES:
-        text = page.read_text()
-        for block in re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-            line = text.count("\n", 0, block.start()) + 1
-            found.append(pytest.param(block[1], id=f"{name_of(page)}:{line}"))
-    return found
+    """The blocks of a language that are programs; one with a title is a file, or a part of one."""
+    return [
+        pytest.param(block.code, id=block.id)
+        for page in PAGES
+        for block in blocks(page)
+        if block.language == language and block.title is None
+    ]
+
+
+def parts_of_examples() -> list[object]:
+    return [
+        pytest.param(block, id=block.id)
+        for page in PAGES
+        for block in blocks(page)
+        if block.title is not None and block.title.startswith("examples/")
+    ]
 
 
 def anchors(page: Path) -> set[str]:
@@ -88,6 +88,17 @@ def test_every_cpp_program_of_the_pages_compiles_and_runs(program: str, tmp_path
     said = subprocess.run([binary], capture_output=True, text=True, timeout=20)
 
     assert (said.returncode, said.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("block", parts_of_examples())
+def test_every_part_of_an_example_that_a_page_shows_is_in_the_example(block: Block) -> None:
+    assert block.title is not None
+    example = (ROOT / block.title).read_text()
+    at = 0
+    for part in re.split(r"^[ \t]*(?:#|//) \.\.\.\n", block.code, flags=re.MULTILINE):
+        found = example.find(part.strip("\n"), at)
+        assert found >= 0, f"not in {block.title}, or not in this order:\n{part}"
+        at = found + len(part.strip("\n"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
