@@ -8,6 +8,7 @@ lines that are left out.
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,8 @@ PAGES = [
     for path in sorted(ROOT.glob(pattern))
 ]
 
-_FENCE = re.compile(r"^```(\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# In a list, a block is indented.
+FENCE = re.compile(r"^( *)```(\S+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _TITLE = re.compile(r"(?:#|//) ([\w./-]+\.(?:py|cpp|hpp|build|ini|toml|txt)|Dockerfile)\n")
 
 
@@ -42,11 +44,13 @@ def name_of(path: Path) -> str:
 def blocks(page: Path) -> list[Block]:
     text = page.read_text()
     found = []
-    for match in _FENCE.finditer(text):
-        title = _TITLE.match(match[2])
-        code = match[2][title.end() :].lstrip("\n") if title else match[2]
+    for match in FENCE.finditer(text):
+        code = textwrap.dedent(match[3])
+        title = _TITLE.match(code)
+        if title:
+            code = code[title.end() :].lstrip("\n")
         line = text.count("\n", 0, match.start()) + 1
-        found.append(Block(page, line, match[1], title[1] if title else None, code))
+        found.append(Block(page, line, match[2], title[1] if title else None, code))
     return found
 
 

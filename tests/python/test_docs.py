@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT
-from pages import PAGES, Block, blocks, name_of
+from pages import FENCE, PAGES, Block, blocks, name_of
 
 import zloop
 
@@ -47,7 +47,7 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
-    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    prose = FENCE.sub("", page.read_text())
     for target in re.findall(r"\]\(([^)]+)\)", prose):  # a lambda looks like one
         if "://" in target:
             continue
