@@ -6,6 +6,7 @@ The packages that they are about are the dependency group `howto`; without one o
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import shlex
@@ -197,6 +198,29 @@ def test_hypercorns_command_serves_on_zloop(tmp_path: Path) -> None:
         assert loop_of(address) == f"{LOOP}\n"
 
 
+def test_the_containers_command_serves_on_zloop(tmp_path: Path) -> None:
+    needs("uvicorn")
+    lay_out(tmp_path, "uvicorn")
+    recipe = files(HOWTO / "docker.md")["Dockerfile"]
+    words = json.loads(recipe.rpartition("CMD ")[2])
+    port = free_port()
+
+    with serving(tmp_path, [*words_of(words[0]), *words[1:], "--port", str(port)], port) as address:
+        assert loop_of(address) == f"{LOOP}\n"
+
+
+def test_the_container_is_made_of_stages_and_files_that_there_are() -> None:
+    shown = files(HOWTO / "docker.md")
+    recipe = shown["Dockerfile"].replace("\\\n", " ")
+    stages = set(re.findall(r"^FROM \S+ AS (\w+)$", recipe, re.MULTILINE))
+    copied = re.findall(r"^COPY (\S+) \S+$", recipe, re.MULTILINE)
+
+    assert set(re.findall(r"from=(\w+)", recipe)) == stages
+    assert set(copied) == {"zloop", "requirements.txt", "app.py"}
+    for line in recipe.splitlines():
+        assert re.match(r"(FROM|COPY|RUN|USER|WORKDIR|EXPOSE|CMD) |$", line), line
+
+
 # Frameworks.
 
 
@@ -299,3 +323,97 @@ def test_fastapis_test_client_is_on_zloop(tmp_path: Path) -> None:
     lay_out(tmp_path, "fastapi")
 
     assert run_pytest(tmp_path, "-p", "no:asyncio") == {"passed": 2}
+
+
+# C++.
+
+
+def say(*words: str | Path, folder: Path) -> str:
+    done = subprocess.run(
+        words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def compile_program(source: Path, *options: str) -> Path:
+    program = source.with_suffix("")
+    command = [*CXX, "-std=c++20", "-pthread", "-Wall", "-Wextra", *options]
+    say(*command, "-I", ROOT / "include", "-o", program, source, folder=source.parent)
+    return program
+
+
+@pytest.mark.slow
+@pytest.mark.without_module
+@pytest.mark.parametrize("build", ["meson", "cmake"])
+def test_the_page_about_a_build_system_builds_its_program(build: str, tmp_path: Path) -> None:
+    if subprocess.run([build, "--version"], capture_output=True).returncode != 0:
+        pytest.skip(f"there is no {build}: tools/setup installs it where it may")
+    lay_out(tmp_path, build)
+    there = tmp_path / {"meson": "subprojects", "cmake": "third_party"}[build] / "zloop"
+    there.parent.mkdir()
+    there.symlink_to(ROOT)
+
+    for line in {
+        "meson": ("meson setup build", "meson compile"),
+        "cmake": ("cmake -S . -B build", "cmake --build build"),
+    }[build]:
+        say(*shlex.split(command(HOWTO / f"{build}.md", line)), folder=tmp_path)
+    said = say(*shlex.split(command(HOWTO / f"{build}.md", "./build")), folder=tmp_path)
+
+    assert said == "hello from zloop\n"
+
+
+def has_asio() -> bool:
+    found = subprocess.run(
+        [*CXX, "-E", "-x", "c++", "-std=c++20", "-"],
+        input="#include <asio/version.hpp>",
+        text=True,
+        capture_output=True,
+    )
+    return found.returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.without_module
+@pytest.mark.parametrize("library", ["asio", "zloop"])
+def test_both_echo_servers_answer_send_silent_guests_away_and_end(
+    library: str, tmp_path: Path
+) -> None:
+    if library == "asio" and not has_asio():
+        pytest.skip("asio is absent: no asio.hpp (libasio-dev)")
+    lay_out(tmp_path, "moving-from-asio")
+    options = ["-DASIO_STANDALONE"] if library == "asio" else ["-Werror"]
+    program = compile_program(tmp_path / f"echo_{library}.cpp", *options)
+    port = free_port()
+
+    server = subprocess.Popen([program, str(port)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        assert server.stdout.readline() == "ready\n"
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as talker,
+            socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as silent,
+        ):
+            began = time.monotonic()
+            for word in (b"hello", b"again"):
+                talker.sendall(word)
+                assert talker.recv(100) == word
+            assert silent.recv(100) == b""  # sent away
+            assert time.monotonic() - began > 0.9
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as present:
+            present.sendall(b"hello")
+            assert present.recv(100) == b"hello"
+            server.send_signal(signal.SIGTERM)
+            assert present.recv(100) == b""
+        assert server.wait(PATIENCE) == 0
+    finally:
+        server.kill()
+        server.communicate()
+
+
+def test_every_page_that_shows_files_has_a_test_here() -> None:
+    text = Path(__file__).read_text()
+    for page in sorted(HOWTO.glob("*.md")):
+        if files(page):
+            assert re.search(rf'"{page.stem}(?:\.md)?"', text), page.name
