@@ -144,6 +144,6 @@ def test_a_commit_is_checked_by_the_tools_that_make_lint_uses() -> None:
     assert set(re.findall(r"rev: v(.*)", hooks)) == pinned
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "examples" / "python").glob("*.py")), ids=name_of)
+@pytest.mark.parametrize("path", sorted((ROOT / "examples" / "python").rglob("*.py")), ids=name_of)
 def test_every_example_says_what_it_is(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text()))
