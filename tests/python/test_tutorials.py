@@ -119,6 +119,15 @@ def a_sleepy_guest_is_sent_away(server: Server) -> bool:
     return False
 
 
+def a_pasted_text_arrives(server: Server) -> None:
+    with Guest(server, "ann") as ann, Guest(server, "bob") as bob:
+        assert ann.hears() == "* bob comes in"
+        bob.says("\n".join(f"line {number}" for number in range(1000)))
+        for guest in (ann, bob):
+            heard = [guest.hears() for _ in range(1000)]
+            assert heard == [f"bob: line {number}" for number in range(1000)]
+
+
 def it_says_good_night(server: Server, number: int) -> None:
     with Guest(server, "ann") as ann, Guest(server) as nobody:
         assert nobody.hears() == "your name?"
@@ -157,6 +166,12 @@ def test_at_step_2_a_guest_who_does_not_read_stops_all() -> None:
 def test_from_step_3_on_a_guest_who_does_not_read_is_sent_away(name: str) -> None:
     with serving(*program(name)) as server:
         assert a_sleepy_guest_is_sent_away(server)
+
+
+@pytest.mark.parametrize("name", ["step2_room", "step3_slow", "chat", "chat_protocol"])
+def test_a_text_of_many_lines_in_one_packet_arrives(name: str) -> None:
+    with serving(*program(name)) as server:
+        a_pasted_text_arrives(server)
 
 
 @pytest.mark.slow
