@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 import pytest
 from helpers import PATIENCE, ROOT, environment
 
 PYTHON = ROOT / "examples" / "python" / "chat"
+CPP = ROOT / "examples" / "cpp" / "chat"
 
 
 class Server:
@@ -196,3 +199,53 @@ def test_the_tutorials_own_tests_pass() -> None:
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
+
+
+# In C++.
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Compile a program of the tutorial, once."""
+
+    @cache
+    def make(name: str) -> str:
+        binary = tmp_path_factory.mktemp("chat") / name
+        cxx = shlex.split(os.environ.get("CXX", "g++"))
+        options = ["-std=c++20", "-pthread", "-Wall", "-Wextra", "-Werror", "-I", ROOT / "include"]
+        subprocess.run([*cxx, *options, "-o", binary, CPP / f"{name}.cpp"], check=True)
+        return str(binary)
+
+    return make
+
+
+Compiled = Callable[[str], str]
+
+
+@pytest.mark.slow
+@pytest.mark.without_module
+def test_at_step_1_in_cpp_each_guest_hears_itself(compiled: Compiled) -> None:
+    with serving(compiled("step1_lines"), "0") as server, Guest(server) as a, Guest(server) as b:
+        a.says("one")
+        b.says("two")
+        assert (a.hears(), b.hears()) == ("one", "two")
+
+
+@pytest.mark.slow
+@pytest.mark.without_module
+@pytest.mark.parametrize("name", ["step2_room", "chat"])
+def test_from_step_2_on_in_cpp_a_slow_guest_keeps_nobody_waiting(
+    name: str, compiled: Compiled
+) -> None:
+    with serving(compiled(name), "0") as server:
+        two_talk(server)
+        a_pasted_text_arrives(server)
+        assert a_sleepy_guest_is_sent_away(server)
+
+
+@pytest.mark.slow
+@pytest.mark.without_module
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_at_the_end_the_server_in_cpp_says_good_night(number: int, compiled: Compiled) -> None:
+    with serving(compiled("chat"), "0") as server:
+        it_says_good_night(server, number)
