@@ -58,9 +58,7 @@ class Room:
         try:
             while line := await reader.readline():
                 self.say(f"{guest.name}: {line.decode(errors='replace').rstrip()}")
-                await asyncio.sleep(
-                    0
-                )  # a packet may bring many lines; they are delivered in between
+                await asyncio.sleep(0)  # one packet may bring many lines
         finally:
             del self.guests[guest.name]
             delivering.cancel()
