@@ -10,7 +10,7 @@
 
 struct guest {
     zloop::stream socket;
-    zloop::channel<std::string> inbox{64};
+    zloop::channel<std::string> inbox{256};
 };
 
 using room = std::set<guest*>;
@@ -35,8 +35,11 @@ zloop::task<> listen_to(const room& all, guest& self) {
 
 /// What comes into the inbox goes to the guest.
 zloop::task<> talk_to(guest& self) {
-    while (const auto line = co_await self.inbox.receive()) {
-        if (!co_await zloop::write_all(self.socket, zloop::bytes_of(*line))) {
+    while (auto lines = co_await self.inbox.receive()) {
+        while (const auto more = self.inbox.try_receive()) {
+            *lines += *more;
+        }
+        if (!co_await zloop::write_all(self.socket, zloop::bytes_of(*lines))) {
             break;
         }
     }

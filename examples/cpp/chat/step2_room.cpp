@@ -8,7 +8,7 @@
 
 #include <zloop/zloop.hpp>
 
-constexpr std::size_t backlog = 100;  // lines that a guest may be behind
+constexpr std::size_t backlog = 256;  // lines that a guest may be behind
 
 struct guest {
     zloop::stream socket;
@@ -61,8 +61,11 @@ zloop::task<> listen_to(room& all, const std::string& name, reader& words) {
 
 /// What is in the inbox goes to the guest, as fast as the guest reads it.
 zloop::task<> deliver_to(guest& self) {
-    while (const auto line = co_await self.inbox.receive()) {
-        const auto sent = co_await zloop::write_all(self.socket, zloop::bytes_of(*line));
+    while (auto lines = co_await self.inbox.receive()) {
+        while (const auto more = self.inbox.try_receive()) {
+            *lines += *more;
+        }
+        const auto sent = co_await zloop::write_all(self.socket, zloop::bytes_of(*lines));
         if (!sent) {
             co_return;
         }

@@ -7,7 +7,7 @@ import sys
 
 import zloop
 
-BACKLOG = 100  # lines that a guest may be behind
+BACKLOG = 256  # lines that a guest may be behind
 PATIENCE = 2.0  # seconds to hear the last words
 
 

@@ -6,7 +6,7 @@ import sys
 
 import zloop
 
-BACKLOG = 100  # lines that a guest may be behind
+BACKLOG = 256  # lines that a guest may be behind
 
 
 class Guest:
