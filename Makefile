@@ -6,7 +6,7 @@ ADDRESS ?= 127.0.0.1
 PORT ?= 8000
 FUZZ_SECONDS ?= 600
 FUZZ_CONNECTIONS ?= 10000
-CHECKS ?=  # of make test: a few of those in tools/test; all, when empty
+CHECKS ?=  # of make test: a few of those in tools/test; what is quick, when empty
 
 version := $(shell $(PYTHON) -c 'import platform, sys; print(platform.python_version() + sys.abiflags)')
 venv := .venv/$(version)
@@ -26,8 +26,12 @@ run: $(venv)/zloop  ## serve examples/python/hello_asgi.py with uvicorn; Ctrl-C 
 	@tools/serve $(ADDRESS) $(PORT)
 
 .PHONY: test
-test: $(venv)/zloop  ## everything that can be checked: C++, Python, conformance
+test: $(venv)/zloop  ## what one runs before a commit: C++, Python, the suites of CPython and uvicorn
 	@tools/test $(wheels) $(CHECKS)
+
+.PHONY: test-all
+test-all: $(venv)/zloop  ## that, and all else: sanitizers, other levels, packaging, uvloop's suite, modes
+	@status=0; tools/test $(wheels) || status=1; tools/test $(wheels) --rest || status=1; exit $$status
 
 .PHONY: conformance
 conformance: $(venv)/zloop  ## the suites of CPython, of uvicorn and of uvloop, on zloop

@@ -10,7 +10,6 @@ Stock results are kept under build/ for each Python: `--fresh` forgets them.
 """
 
 import argparse
-import json
 import os
 import shutil
 import signal
@@ -26,6 +25,8 @@ from pathlib import Path
 import children
 from children import Side
 from compare import Entry, Outcome, Outcomes, Version, counts, differences, judge, load_expected
+from kept import Kept
+from slowest import print_slowest
 
 # The tests of each module, or how it ended when it has none.
 Listed = dict[str, list[str] | Outcome]
@@ -83,6 +84,7 @@ def main() -> int:
         print(f"           {name} {outcomes.get(test, 'has no such test')}")
     for line in verdict.stale:
         print(f"stale      {line}")
+    print_slowest((test.partition(".")[0], outcome.seconds) for test, outcome in outcomes.items())
     touching = sum(bool(entry.touches) for entry in verdict.known.values())
     print(
         f"{len(verdict.unexpected)} unexpected differences, {len(verdict.known)} listed "
@@ -128,27 +130,6 @@ def chosen(listed: Listed, k: str) -> list[str]:
     pattern = k if any(c in k for c in "*?[") else f"*{k}*"
     names = [test for tests in listed.values() if isinstance(tests, list) for test in tests]
     return [test for test in names if fnmatchcase(test, pattern)]
-
-
-class Kept:
-    """What passed on stock, or was skipped, for as long as the Python is the same.
-
-    What failed is run again next time: a bad day of the machine must not excuse us for ever.
-    """
-
-    def __init__(self, path: Path, build: str, fresh: bool) -> None:
-        self.path, self.build = path, build
-        self.outcomes: dict[str, Outcome] = {}
-        if path.exists() and not fresh:
-            kept = json.loads(path.read_text())
-            if kept["build"] == build:
-                self.outcomes = {test: Outcome(*outcome) for test, outcome in kept["tests"].items()}
-
-    def add(self, outcomes: Outcomes) -> None:
-        self.outcomes |= {t: o for t, o in outcomes.items() if o.kind in ("ok", "skip")}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = {"build": self.build, "tests": dict(sorted(self.outcomes.items()))}
-        self.path.write_text(json.dumps(kept, indent=0))
 
 
 def run_stock(side: Side, listed: Listed, kept: Kept, options: argparse.Namespace) -> Outcomes:

@@ -3,7 +3,7 @@
 The tests come from the project's source distribution, pinned by hash in NAME-source.txt. They run in
 a virtual environment of their own under build/, made once for each Python and brought up to date
 when a requirement, of NAME-tests.txt, or zloop has changed. Both runs are the same but for
-CONFORMANCE_LOOP; see everywhere/sitecustomize.py.
+CONFORMANCE_LOOP; see everywhere/sitecustomize.py. A run on stock in which nothing failed is kept.
 """
 
 import argparse
@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from compare import Outcome, counts, differences, judge, load_expected
+from kept import Kept
+from slowest import print_slowest
 
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[1]
@@ -50,6 +52,10 @@ class Project:
         return next(line for line in lines if line.startswith(f"{self.name}==")).split()[0]
 
     @property
+    def requirements(self) -> str:
+        return (HERE / f"{self.name}-tests.txt").read_text()
+
+    @property
     def source(self) -> Path:
         """Where the source distribution is unpacked."""
         return BUILD / self.pin.replace("==", "-")
@@ -67,8 +73,8 @@ def judge_by(project: Project, description: str) -> int:
     where.mkdir(parents=True, exist_ok=True)
 
     judged = options.loop.partition(":")[0]
-    results: list[dict[str, Outcome]] = []
-    for name, loop in ("stock", ""), (judged, options.loop):
+
+    def outcomes_on(name: str, loop: str) -> dict[str, Outcome]:
         made = "import asyncio; print(type(asyncio.new_event_loop()))"
         print(f"{name}: {ask(python, made, loop)}", flush=True)
         began = time.monotonic()
@@ -76,8 +82,16 @@ def judge_by(project: Project, description: str) -> int:
         ok, fail, skip = counts(outcomes.values())
         seconds = time.monotonic() - began
         print(f"  {ok} passed, {fail} failed, {skip} skipped; {seconds:.0f} s", flush=True)
-        results.append(outcomes)
-    stock, ours = results
+        return outcomes
+
+    suite = ask(python, "import sys; print(sys.version)") + project.pin + project.requirements
+    kept = Kept(where / "kept.json", suite, options.fresh)
+    stock = kept.outcomes
+    if not stock:
+        stock = outcomes_on("stock", "")
+        if not counts(stock.values())[1]:
+            kept.add(stock)
+    ours = outcomes_on(judged, options.loop)
 
     expected = load_expected(project.name, version) if judged == "zloop" else []
     for test in differences(stock, ours):
@@ -95,6 +109,10 @@ def judge_by(project: Project, description: str) -> int:
         print(f"           {judged} {ours.get(test, 'has no such test')}")
     for line in verdict.stale:
         print(f"stale      {line}")
+    print_slowest(
+        (f"{project.name}'s {test.partition('::')[0]}", outcome.seconds)
+        for test, outcome in ours.items()
+    )
     return 0 if verdict.good and counts(stock.values())[0] else 1
 
 
@@ -104,6 +122,7 @@ def arguments(description: str) -> argparse.Namespace:
     add("--python", default=sys.executable, help="the Python to run with (this one)")
     add("--loop", default="zloop:new_event_loop", help="module:factory (%(default)s)")
     add("--zloop-wheel", type=Path, metavar="WHEEL", help="install this, build nothing")
+    add("--fresh", action="store_true", help="forget what stock did before")
     add("--no-venv", action="store_true", help="all that is needed is installed with --python")
     add("-n", type=int, default=2, metavar="N", help="processes that run tests (%(default)s)")
     options = parser.parse_args()
@@ -136,7 +155,7 @@ def environment(project: Project, options: argparse.Namespace) -> Path:
     install = [[python, *PIP, "install", "-r", requirements]]
     if project.installed:
         install.append([python, *PIP, "install", "--no-deps", project.source])
-    once(venv / "tests.stamp", requirements.read_text() + str(project.source), *install)
+    once(venv / "tests.stamp", project.requirements + str(project.source), *install)
     loop = options.loop.partition(":")[0].partition(".")[0]
     if loop == "zloop":
         # pip builds in isolation: the build's requirements are zloop's business, not the project's.

@@ -9,9 +9,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from compare import Entry, load_expected
 
 # Modules about private parts of the stock loop; the others may have few tests on the list.

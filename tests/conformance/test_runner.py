@@ -2,13 +2,9 @@
 
 import subprocess
 import sys
-from pathlib import Path
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 import children
+import pytest
 import released
 from children import Side
 from compare import Entry, Outcome, counts, differences, judge, load_expected, satisfies

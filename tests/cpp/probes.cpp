@@ -38,8 +38,8 @@ std::size_t allocations() noexcept { return allocation_count.load(std::memory_or
 
 #if PROBES_COUNT_ALLOCATIONS
 void* operator new(std::size_t size) { return probes::allocate(size); }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 #endif
 
 extern "C" {

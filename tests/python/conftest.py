@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from helpers import FACTORIES, Peer, tcp_pair
+from slowest import print_slowest
 
 HANG_SECONDS = 25  # of a test; of one marked slow, four times that
 
@@ -34,6 +35,17 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     gc.collect()
     gc.freeze()  # what is here already, no test has made: collecting after each costs less
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the slowest files, for tools/test."""
+    terminalreporter.line("")
+    print_slowest(
+        (report.nodeid.partition("::")[0], report.duration)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if isinstance(report, pytest.TestReport)
+    )
 
 
 @pytest.hookimpl(wrapper=True)

@@ -196,7 +196,14 @@ def test_a_compiler_that_is_set_to_an_older_standard_says_what_is_missing(
 ) -> None:
     program = tmp_path / "main.cpp"
     program.write_text(f"#include <{header}>\n")
-    command = [*CXX, "-std=c++17", "-fsyntax-only", f"-I{ROOT / 'include'}", program]
+    command = [
+        *CXX,
+        "-std=c++17",
+        "-fsyntax-only",
+        "-Wfatal-errors",
+        f"-I{ROOT / 'include'}",
+        program,
+    ]
 
     done = subprocess.run(command, capture_output=True, text=True)
 
