@@ -8,6 +8,7 @@ is then a line in their report and not their end.
 import asyncio
 import importlib
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
@@ -15,18 +16,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 FLOOR = "floor"  # the C program: it serves echo and nothing else
+BEFORE = "before"  # zloop as it was: an installation in the folder that ZLOOP_BEFORE names
 LOOPS = ["asyncio", "rloop", "blazio", "zuvloop", "uvloop", "zloop"]
+if "ZLOOP_BEFORE" in os.environ:
+    LOOPS.append(BEFORE)
 
 
 def factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
     """Return what makes a loop of that name; ImportError when it is not installed."""
     if name not in LOOPS:
         raise ValueError(f"no loop is called {name!r}; there are {', '.join(LOOPS)}")
+    if name == BEFORE:
+        sys.path.insert(0, os.environ["ZLOOP_BEFORE"])
+        name = "zloop"
     make: Callable[[], asyncio.AbstractEventLoop] = importlib.import_module(name).new_event_loop
     return make
 
 
 def version(name: str) -> str:
+    if name == BEFORE:
+        return os.environ["ZLOOP_BEFORE"]
     if name == "asyncio":
         return platform.python_version()
     try:

@@ -94,6 +94,10 @@ def _tls_modes() -> list[Mode]:
 
 MODES = [
     *_echo_modes(),
+    *(
+        Mode(f"parts-1KiB-{count}", "parts", ["echo", "--size=1024", f"--connections={count}"])
+        for count in (1, 64)
+    ),
     *_datagram_modes(),
     Mode("streams-1KiB-64", "streams", ["echo", "--size=1024", "--connections=64"]),
     Mode("sock-1KiB-1", "sock", ["echo", "--size=1024", "--connections=1"]),

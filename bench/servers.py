@@ -1,6 +1,7 @@
 """A server process on one event loop: `python bench/servers.py uvloop echo`.
 
     echo         asyncio.Protocol, the shortest that there is
+    parts        the same, but what comes goes back in two writes, as a head and a body do
     datagram     the same as asyncio.DatagramProtocol, over UDP
     streams      StreamReader and StreamWriter
     sock         loop.sock_recv() and loop.sock_sendall(), a task a connection
@@ -33,6 +34,14 @@ class Echo(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.transport.write(data)
+
+
+class EchoInParts(Echo):
+    head_bytes = 100
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(data[: self.head_bytes])
+        self.transport.write(data[self.head_bytes :])
 
 
 class Bulk(asyncio.Protocol):
@@ -73,11 +82,15 @@ def announce(server: asyncio.AbstractServer) -> None:
     print("port", server.sockets[0].getsockname()[1], flush=True)  # type: ignore[attr-defined]
 
 
-async def echo() -> None:
+async def echo(protocol: type[asyncio.Protocol] = Echo) -> None:
     loop = asyncio.get_running_loop()
-    async with await loop.create_server(Echo, HOST, 0, backlog=BACKLOG) as server:
+    async with await loop.create_server(protocol, HOST, 0, backlog=BACKLOG) as server:
         announce(server)
         await loop.create_future()  # for ever: rloop's serve_forever() stops listening
+
+
+async def parts() -> None:
+    await echo(EchoInParts)
 
 
 async def serve_tls(protocol: type[asyncio.Protocol]) -> None:
@@ -180,6 +193,7 @@ async def uvicorn_tls() -> None:
 
 MODES = {
     "echo": echo,
+    "parts": parts,
     "datagram": datagram,
     "streams": streams,
     "sock": sock,

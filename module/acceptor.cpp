@@ -28,7 +28,7 @@ acceptor::acceptor(loop_state& owner, int descriptor, PyObject* socket, PyObject
       hand_over(py::ref::borrow(hand_over_to)),
       context(context_of_server != Py_None ? py::ref::borrow(context_of_server)
                                            : py::ref::steal(PyContext_CopyCurrent())) {
-    no_delay_ = wants_no_delay(socket);
+    is_tcp_ = is_tcp_socket(socket);
     zloop::fd number(descriptor);
     auto adopted = zloop::listener::adopt(*core.loop, std::move(number));
     if (!adopted) {
@@ -107,13 +107,13 @@ void acceptor::serve(zloop::accepted connection) noexcept {
         }
         if (ours) {
             protocol = std::move(made);
-            if (no_delay_) {
+            if (is_tcp_) {
                 static_cast<void>(connection.socket.set_option(IPPROTO_TCP, TCP_NODELAY, 1));
             }
             const py::ref first =
                 terms.get() == Py_None ? protocol : TLSTransport::accept(on, protocol.get(), terms.get());
-            SocketTransport::from_accepted(on, std::move(connection.socket), connection.peer, first.get(),
-                                           owner.get(), std::move(own_context));
+            SocketTransport::from_accepted(on, std::move(connection.socket), connection.peer, is_tcp_,
+                                           first.get(), owner.get(), std::move(own_context));
         }
     } catch (const std::bad_alloc&) {
         PyErr_NoMemory();

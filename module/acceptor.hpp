@@ -41,7 +41,7 @@ private:
 
     fiber::place running_;
     bool stopped_ = false;
-    bool no_delay_ = false;
+    bool is_tcp_ = false;
 };
 
 }  // namespace zl

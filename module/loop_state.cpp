@@ -1,4 +1,4 @@
-// module/loop_state.cpp: errors that leave the loop, and the cork. See loop_state.hpp.
+// module/loop_state.cpp: errors that leave the loop. See loop_state.hpp.
 
 #include "loop_state.hpp"
 
@@ -44,17 +44,6 @@ void loop_state::check_closed() const {
     if (closed || !loop) {
         py::raise(PyExc_RuntimeError, "Event loop is closed");
     }
-}
-
-void flush_cork(loop_state& core) noexcept {
-    if (core.cork.owner == nullptr) {
-        return;
-    }
-    cork taken = core.cork;
-    core.cork.owner = nullptr;
-    core.cork.count = 0;
-    core.cork.bytes = 0;
-    taken.send(taken);
 }
 
 }  // namespace zl

@@ -5,30 +5,19 @@
 #pragma once
 
 #include <condition_variable>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <vector>
 
 #include <zloop/loop.hpp>
 
+#include "hold.hpp"
 #include "state.hpp"
 
 namespace zl {
 
 struct transport;
-
-/// Written parts that leave together when the running callback returns. One per loop: a second
-/// transport that writes sends the first one's.
-struct cork {
-    static constexpr unsigned most_parts = 16;
-    static constexpr std::size_t most_bytes = 16 * 1024;
-
-    transport* owner = nullptr;                    // a reference
-    void (*send)(cork& taken) noexcept = nullptr;  // takes owner and parts; may call Python
-    unsigned count = 0;
-    std::size_t bytes = 0;
-    PyObject* parts[most_parts];  // bytes objects, owned
-};
 
 struct loop_state_fields {
     module_state* state = nullptr;
@@ -45,7 +34,8 @@ struct loop_state_fields {
     unsigned long thread = 0;                   // that runs the loop, or 0
     std::mutex callback_mutex;                  // for callback_returned; what it is about belongs to the GIL
     std::condition_variable callback_returned;  // of a handle that a canceller in another thread awaits
-    zl::cork cork;
+    std::uint32_t callback = 0;                 // the number of the one that runs, or ran last
+    held_sockets held;
     transport* transports = nullptr;             // open ones; one reference each
     std::vector<transport*> transport_of;        // the sockets' by descriptor; borrowed
     std::unique_ptr<char[]> pipe_buffer;         // what is read from a pipe, until it is bytes
@@ -74,20 +64,19 @@ struct loop_state : py::object, loop_state_fields {
 
 inline loop_state& state_of_loop(PyObject* object) noexcept { return *reinterpret_cast<loop_state*>(object); }
 
-/// Sends what is corked on `core`'s loop.
-void flush_cork(loop_state& core) noexcept;
-
-/// Python runs, called by the loop: what it writes is corked until the end of the scope.
+/// Python runs, called by the loop: a callback, to those who ask which parts are written in one.
 class callback_scope {
 public:
     explicit callback_scope(loop_state& core) noexcept
-        : core_(core), outer_(std::exchange(core.in_callback, true)) {}
+        : core_(core), outer_(std::exchange(core.in_callback, true)) {
+        core_.callback += !outer_;
+    }
     callback_scope(const callback_scope&) = delete;
     callback_scope& operator=(const callback_scope&) = delete;
     ~callback_scope() {
         core_.in_callback = outer_;
-        while (!outer_ && core_.cork.owner != nullptr) {
-            flush_cork(core_);
+        if (!outer_ && !core_.held.empty()) {
+            core_.held.callback_returned(core_.loop && core_.loop->has_ready());
         }
     }
 

@@ -110,7 +110,6 @@ py::ref transport::call_connection_lost(PyObject* error) {
     py::ref done = call_protocol(core->state->str_connection_lost, error);
     py::ref failure = done ? nullptr : py::take_error();
     protocol = py::none();  // only now: connection_lost() may ask for it
-    flush_cork(*core);      // to the peer, say, which is to see what was written before the end
     kind->close_descriptor(*this);
     release_if_over();
     if (failure) {
@@ -154,7 +153,6 @@ void transport::finalize() noexcept {
 }
 
 void transport::fatal_error(py::ref error, const char* message, bool quietly) noexcept {
-    flush_cork(*core);  // what a callback has written before it failed
     if (!quietly) {
         tell(core->state->str_transport_failed, error, message);
     } else if (core->debug) {

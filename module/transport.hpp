@@ -180,7 +180,7 @@ protected:
     }
 };
 
-/// One of a transport's coroutines calls Python: corked, and in the connection's context.
+/// One of a transport's coroutines calls Python: a callback, and in the connection's context.
 class connection_scope {
 public:
     explicit connection_scope(transport& entered) noexcept

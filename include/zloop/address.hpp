@@ -21,18 +21,20 @@
 
 namespace zloop {
 
+/// Where a socket is: IPv4, IPv6, or Unix. A value: it looks nothing up, and opens nothing.
+/// Example: examples/cpp/addresses.cpp
 class address {
 public:
     /// No address; family() is AF_UNSPEC.
     address() noexcept = default;
 
-    /// The address in `size` bytes at `name`, as system calls give it. Longer ones are cut.
+    /// Copies the address in `size` bytes at `name`, as system calls give it. Longer ones are cut.
     address(const sockaddr* name, socklen_t size) noexcept {
         std::memcpy(&storage_, name, size < capacity() ? size : capacity());
         resize(size);
     }
 
-    /// Reads a numeric IPv4 or IPv6 address ("127.0.0.1", "::1", "fe80::1%eth0") and a port.
+    /// Reads a numeric IPv4 or IPv6 address ("127.0.0.1", "::1", "fe80::1%eth0"), and takes a port.
     /// Fails: `invalid_argument`. A name is not a numeric address.
     static result<address> ip(std::string_view host, std::uint16_t port) noexcept {
         char text[INET6_ADDRSTRLEN + IF_NAMESIZE + 1];
@@ -67,16 +69,17 @@ public:
         return std::errc::invalid_argument;
     }
 
-    /// 127.0.0.1 at `port`; 0 lets the kernel choose when bound.
+    /// Makes 127.0.0.1 at `port`; 0 lets the kernel choose when bound.
     static address loopback(std::uint16_t port = 0) noexcept { return v4(INADDR_LOOPBACK, port); }
 
-    /// Every IPv4 interface, at `port`.
+    /// Makes the address of every IPv4 interface, at `port`.
     static address any(std::uint16_t port = 0) noexcept { return v4(INADDR_ANY, port); }
 
-    /// A Unix socket's path; a leading NUL byte is Linux' abstract namespace, and nothing elsewhere.
-    /// An empty path is the unnamed address: bound to it, a socket is given an abstract name.
-    /// Fails: `filename_too_long` (107 bytes are the most, 103 on macOS and FreeBSD), `invalid_argument`
-    ///        (a NUL byte inside).
+    /// Makes a Unix socket's address of its path; a leading NUL byte is Linux' abstract namespace, and
+    /// nothing elsewhere. An empty path is the unnamed address: bound to it, a socket is given an abstract
+    /// name.
+    /// Fails: `filename_too_long` (107 bytes are the most, 103 on macOS and FreeBSD), `invalid_argument` (a
+    ///        NUL byte inside).
     static result<address> local(std::string_view path) noexcept {
         address made;
         auto& name = made.storage_.local;
@@ -94,6 +97,7 @@ public:
         return made;
     }
 
+    /// AF_INET, AF_INET6, AF_UNIX; AF_UNSPEC: no address.
     int family() const noexcept { return size_ == 0 ? AF_UNSPEC : storage_.any.sa_family; }
 
     /// The port in host order; 0 for what has none.
@@ -140,12 +144,16 @@ public:
         }
     }
 
+    /// What system calls take.
     const sockaddr* data() const noexcept { return &storage_.any; }
+    /// The same, for system calls that write there, up to capacity().
     sockaddr* data() noexcept { return &storage_.any; }
+    /// Its bytes; 0: no address.
     socklen_t size() const noexcept { return size_; }
 
     /// The room for a system call to write into; tell it with resize().
     static constexpr socklen_t capacity() noexcept { return sizeof(storage); }
+    /// Says how many bytes a system call has written. Longer ones are cut.
     void resize(socklen_t size) noexcept {
         size_ = size < capacity() ? size : capacity();
 #if defined(__APPLE__) || defined(__FreeBSD__)
@@ -153,6 +161,7 @@ public:
 #endif
     }
 
+    /// Whether two are the same, byte by byte.
     friend bool operator==(const address& a, const address& b) noexcept {
         return a.size_ == b.size_ && std::memcmp(&a.storage_, &b.storage_, a.size_) == 0;
     }

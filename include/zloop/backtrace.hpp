@@ -16,6 +16,7 @@
 namespace zloop {
 
 /// One coroutine of a stack, and what it awaits, or last awaited, if it runs just now.
+/// Example: examples/cpp/backtrace.cpp
 struct frame_trace {
     const char* what;  ///< what is awaited: "task", "sleep", "recv"...
     site where;        ///< the co_await
@@ -33,9 +34,14 @@ struct frame_trace {
 };
 
 /// A task, from the coroutine that was started down to the one that waits. Empty before its first await.
+/// Owns: copies: it points into no frame.
 using task_trace = std::vector<frame_trace>;
 
-/// Every task of `on` that has been started and has not ended, the oldest first.
+/// Gives every task of `on` that has been started and has not ended, the oldest first.
+///
+/// Fails:   throws std::bad_alloc.
+/// Thread:  that of the loop.
+/// Example: examples/cpp/backtrace.cpp
 inline std::vector<task_trace> backtrace(const loop& on) {
     std::vector<task_trace> tasks;
     const detail::live_task* oldest = on.live_tasks();
@@ -57,6 +63,9 @@ inline std::vector<task_trace> backtrace(const loop& on) {
 }
 
 /// Prints the stacks of all tasks of `on`, a coroutine a line.
+///
+/// Thread:  that of the loop.
+/// Example: examples/cpp/backtrace.cpp
 inline void print_backtrace(const loop& on, std::FILE* to = stderr) {
     std::size_t number = 0;
     for (const task_trace& stack : backtrace(on)) {

@@ -100,21 +100,25 @@ private:
 
 /// Gives the bytes of a source message by message.
 ///
+/// Completes: with a view of the buffer, valid until the next call.
+/// Fails:     as the source does, with what it throws; `errc::end_of_stream` when the source ends inside of
+///            what was asked for, `errc::limit_exceeded`. Then nothing was taken. Throws std::bad_alloc.
+/// Cancelled: takes nothing: what has come is buffered(), and the next call goes on.
 /// Owns:      `S`, unless that is a reference, and a buffer of at most `limit_bytes`, which the longest
 ///            message fits into with its delimiter. Larger ones are read by recv, or by read_exactly
 ///            (stream.hpp), into memory of your own.
-/// Completes: with a view of the buffer, valid until the next call.
-/// Fails:     as the source does, with what it throws; `errc::end_of_stream` when the source ends inside of
-///            what was asked for, `errc::limit_exceeded`. Then nothing was taken.
-/// Overlap:   one call at a time, and the reader stays where it is meanwhile.
-/// Example:   examples/cpp/http_get.cpp
+/// Overlap:   one call at a time, and the reader stays where it is meanwhile. send() beside them is fine,
+///            where it is on the source.
+/// Example:   examples/cpp/buffered_reader.cpp
 template <byte_source S>
 class buffered_reader {
 public:
+    /// Reads from `source`: `buffered_reader(socket)` refers to it, `buffered_reader(std::move(socket))` owns
+    /// it. A limit is at least a byte; memory comes with the first read.
     explicit buffered_reader(std::type_identity_t<S> source, std::size_t limit_bytes = 64 * 1024)
         : source_(std::forward<S>(source)), bytes_(limit_bytes) {}
 
-    /// The source. What is read from it directly comes behind buffered().
+    /// Gives the source. What is read from it directly comes behind buffered().
     std::remove_reference_t<S>& source() noexcept { return source_; }
 
     /// What has come and was not taken yet.
@@ -123,7 +127,7 @@ public:
     /// Takes the first `count` bytes of buffered().
     void consume(std::size_t count) noexcept { bytes_.take(count); }
 
-    /// A line without its end, which is "\n" or "\r\n". A last one that has none stays in buffered().
+    /// Takes a line without its end, which is "\n" or "\r\n". A last one that has none stays in buffered().
     task<result<std::string_view>> read_line() {
         auto [error, line] = co_await read_until("\n");
         if (error) {
@@ -133,7 +137,7 @@ public:
         co_return line;
     }
 
-    /// What comes up to `delimiter`, and with it.
+    /// Takes what comes up to `delimiter`, and with it.
     task<result<std::string_view>> read_until(std::string delimiter) {
         auto [error, size] = co_await peek_until(std::move(delimiter));
         if (error) {
@@ -142,7 +146,7 @@ public:
         co_return bytes_.take(size);
     }
 
-    /// `count` bytes.
+    /// Takes `count` bytes.
     task<result<std::string_view>> read_exactly(std::size_t count) {
         auto [error, seen] = co_await peek(count);
         if (error) {
@@ -154,7 +158,7 @@ public:
         co_return bytes_.take(count);
     }
 
-    /// All that is there: at least a byte, or none at the end.
+    /// Takes all that is there: at least a byte, or none at the end.
     task<result<std::span<const std::byte>>> receive() {
         auto [error, seen] = co_await peek();
         if (error) {
@@ -163,7 +167,8 @@ public:
         co_return bytes_of(bytes_.take(seen.size()));
     }
 
-    /// Bytes into `buffer`; a large one is read into directly when nothing is buffered.
+    /// Takes bytes into `buffer`; a large one is read into directly when nothing is buffered.
+    /// Completes: with their number; 0 at the end.
     task<result<std::size_t>> recv(std::span<std::byte> buffer) {
         constexpr std::size_t large = 4096;
         if (buffer.size() >= large && buffered().empty()) {
@@ -217,12 +222,13 @@ public:
     /// Reads on, whatever is buffered(): how many bytes came, none at the end.
     task<result<std::size_t>> fill() { return fill(0); }
 
-    /// As the source does, when it is a stream: nothing is buffered this way.
+    /// Sends as the source does, when it is a stream: nothing is buffered this way.
     auto send(std::span<const std::byte> buffer)
         requires byte_sink<S>
     {
         return source_.send(buffer);
     }
+    /// Sends several buffers as the source does, when it takes them.
     auto send(std::span<const iovec> buffers)
         requires vectored_sink<S>
     {
@@ -247,8 +253,10 @@ private:
     detail::byte_queue bytes_;
 };
 
+/// Refers to a source that has a name, and owns one that is moved in.
 template <class S>
 buffered_reader(S&&) -> buffered_reader<S>;
+/// The same, with a limit.
 template <class S>
 buffered_reader(S&&, std::size_t) -> buffered_reader<S>;
 

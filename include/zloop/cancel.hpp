@@ -13,8 +13,13 @@
 
 namespace zloop {
 
-/// Runs `work` where the cancellation of the scopes above does not reach it; the caller waits for its
-/// end all the same. A loop that ends cancels it nevertheless.
+/// Runs `work` where the cancellation of the scopes above does not reach it; the caller waits for its end all
+/// the same.
+///
+/// Completes: with what `work` gives.
+/// Fails:     throws what `work` throws.
+/// Cancelled: only when the loop ends.
+/// Example:   examples/cpp/cancel.cpp
 template <class T>
 task<T> shield(task<T> work) {
     const context here = co_await current_context();
@@ -130,14 +135,20 @@ struct flattened<result<T>> {
 }  // namespace detail
 
 /// What with_deadline makes of a task's T: result<T>, of a T& result<T*>, and of a result<T> itself.
+/// Example: examples/cpp/cancel.cpp
 template <class T>
 using timed = typename detail::flattened<T>::type;
 
 /// Runs `work` and cancels it at `when`, by the loop's clock.
 ///
-/// Completes: when `work` does. A value that it gives is passed on, however late.
-/// Fails:     `timed_out` when `work` was cancelled by the deadline, and said so by operation_canceled,
-///            as a result or thrown; a task<void> says nothing, and is timed out when the deadline passed.
+/// Completes: when `work` does, which the deadline only asks to. A value that it gives is passed on, however
+///            late.
+/// Fails:     `timed_out` when `work` was cancelled by the deadline, and said so by operation_canceled, as a
+///            result or thrown; a task<void> says nothing, and is timed out when the deadline passed. Else as
+///            `work` does; throws std::bad_alloc where there is no memory for the timer.
+/// Cancelled: from above, `work` is, and what it says to that is passed on: operation_canceled, not
+///            timed_out.
+/// Example:   examples/cpp/cancel.cpp
 template <class T>
 task<timed<T>> with_deadline(time_point when, task<T> work) {
     const context here = co_await current_context();
@@ -167,7 +178,7 @@ task<timed<T>> with_deadline(time_point when, task<T> work) {
     }
 }
 
-/// with_deadline, `duration` from now on.
+/// Runs `work` and cancels it `duration` from now on; otherwise as with_deadline().
 /// Example: examples/cpp/http_get.cpp
 template <class T>
 task<timed<T>> with_timeout(nanoseconds duration, task<T> work) {
@@ -176,6 +187,11 @@ task<timed<T>> with_timeout(nanoseconds duration, task<T> work) {
 }
 
 /// Runs `work`, and cancels it once somebody, in any thread, asks `token`'s source to stop.
+///
+/// Completes: when `work` does, with what it gives; a stop only asks.
+/// Fails:     throws what `work` throws.
+/// Thread:    that of its loop; the stop may come from any.
+/// Example:   examples/cpp/cancel.cpp
 template <class T>
 task<T> with_stop(std::stop_token token, task<T> work) {
     const context here = co_await current_context();
@@ -193,7 +209,11 @@ task<T> with_stop(std::stop_token token, task<T> work) {
     co_return work.take();
 }
 
-/// spawn (job.hpp) of what `token`'s source can stop.
+/// Starts a task that nobody joins (job.hpp), and that `token`'s source can stop.
+///
+/// Fails:  throws std::bad_alloc, and has started nothing. An exception of the task goes to the loop's
+///         failure hook.
+/// Thread: that of the loop; the stop may come from any.
 inline void spawn(loop& on, task<void> work, std::stop_token token) {
     spawn(on, with_stop(std::move(token), std::move(work)));
 }

@@ -15,12 +15,18 @@
 
 namespace zloop {
 
-/// A bounded first-in first-out channel. Must be without waiters at its end: close() lets them go.
+/// A bounded first-in first-out channel.
 ///
-/// Example: examples/cpp/chat_room.cpp
+/// Owns:    the values in its buffer. Must be without waiters at its end: close() lets them go.
+/// Overlap: any number of senders and receivers.
+/// Thread:  that of its loop.
+/// Example: examples/cpp/channel.cpp
 template <class T>
 class channel {
 public:
+    /// Makes one with room for `capacity` values; with none they go from hand to hand. T moves without
+    /// throwing.
+    /// Fails: throws std::bad_alloc.
     explicit channel(std::size_t capacity = 0)
         : capacity_(capacity), buffer_(capacity != 0 ? new std::optional<T>[capacity] : nullptr) {
         // Else a value could be lost between two tasks, and nobody would know.
@@ -30,19 +36,22 @@ public:
     channel(const channel&) = delete;
     channel& operator=(const channel&) = delete;
 
+    /// The room in the buffer.
     std::size_t capacity() const noexcept { return capacity_; }
-    std::size_t size() const noexcept { return size_; }  ///< values in the buffer
+    /// How many values are in the buffer.
+    std::size_t size() const noexcept { return size_; }
+    /// Whether close() was called.
     bool is_closed() const noexcept { return closed_; }
 
-    /// No more values: who waits to send fails, and receivers fail once the buffer is empty, with
-    /// errc::closed.
+    /// Ends the channel: no more values. Who waits to send fails, and receivers fail once the buffer is
+    /// empty, with errc::closed.
     void close() noexcept {
         closed_ = true;
         senders_.wake_all();
         receivers_.wake_all();
     }
 
-    /// Moves `value` on if nobody has to wait for that; else leaves it as it is.
+    /// Moves `value` on if nobody has to wait for that; else, or when it is closed, leaves it as it is.
     [[nodiscard]] bool try_send(T&& value) noexcept {
         if (closed_) {
             return false;
@@ -59,10 +68,12 @@ public:
         push(std::move(value));
         return true;
     }
+
     /// Sends a copy of `value`, if nobody has to wait for that.
+    /// Fails: throws what copying throws.
     [[nodiscard]] bool try_send(const T& value) { return try_send(T(value)); }
 
-    /// The oldest value, if there is one now.
+    /// Takes the oldest value, if there is one now; also out of a closed channel.
     [[nodiscard]] std::optional<T> try_receive() noexcept {
         std::optional<T> taken;
         if (size_ != 0) {
@@ -76,8 +87,10 @@ public:
         return taken;
     }
 
+    /// What send() gives, with the value in it.
     class sender : wait_queue::waiter {
     public:
+        /// Will send `value` into `to`.
         sender(channel& to, T value) noexcept
             : wait_queue::waiter(to.senders_), to_(to), value_(std::move(value)) {}
 
@@ -105,13 +118,18 @@ public:
         bool sent_ = false;
     };
 
+    /// Sends `value`, and waits for room, or for a receiver.
+    ///
     /// Completes: when a receiver has it, or the buffer.
     /// Fails:     `errc::closed`, `operation_canceled`; it was not sent then, and is gone with the awaiter.
     ///            Who must keep it asks try_send first.
+    /// Cancelled: leaves at once; where the value was taken already, it is sent.
     [[nodiscard]] sender send(T value) { return sender(*this, std::move(value)); }
 
+    /// What receive() gives.
     class receiver : wait_queue::waiter {
     public:
+        /// Will receive from `from`.
         explicit receiver(channel& from) noexcept : wait_queue::waiter(from.receivers_), from_(from) {}
 
         bool await_ready() noexcept {
@@ -140,8 +158,11 @@ public:
         std::optional<T> value_;
     };
 
-    /// Completes: with the oldest value.
+    /// Takes the oldest value, or waits for one.
+    ///
+    /// Completes: with it.
     /// Fails:     `errc::closed` when it is closed and empty, `operation_canceled`.
+    /// Cancelled: leaves at once, without a value; where one was handed to it already, it has it.
     [[nodiscard]] receiver receive() noexcept { return receiver(*this); }
 
 private:

@@ -8,10 +8,15 @@
 #error "zloop needs C++20: -std=c++20, or newer"
 #endif
 
+/// The version of these headers, a string literal: for the preprocessor. `zloop::version` is the same.
 #define ZLOOP_VERSION "0.1.0"
 
 #if defined(__linux__)
+/// 1 where the platform has epoll, which is Linux; else 0.
 #define ZLOOP_HAS_EPOLL 1
+
+/// 1 where the platform may have io_uring, else 0. Whether the kernel has it, and lets us, uring_backend
+/// finds out.
 #define ZLOOP_HAS_URING 1
 #else
 #define ZLOOP_HAS_EPOLL 0
@@ -19,12 +24,13 @@
 #endif
 
 #if defined(__APPLE__) || defined(__FreeBSD__)
+/// 1 where the platform has kqueue, which is macOS and FreeBSD; else 0.
 #define ZLOOP_HAS_KQUEUE 1
 #else
 #define ZLOOP_HAS_KQUEUE 0
 #endif
 
-// Under AddressSanitizer pooled memory would hide a use after free, so pools step aside.
+/// 1 under AddressSanitizer, else 0. Pooled memory would hide a use after free, so pools step aside there.
 #if defined(__SANITIZE_ADDRESS__)
 #define ZLOOP_ASAN 1
 #elif defined(__has_feature)
@@ -36,8 +42,8 @@
 #define ZLOOP_ASAN 0
 #endif
 
-// Sanitizers keep books of a thread's stack and of signal handlers. A child that shares our memory would
-// write into them, and never take it back.
+/// 1 under AddressSanitizer, ThreadSanitizer and MemorySanitizer, else 0. They keep books of a thread's stack
+/// and of signal handlers: a child that shares our memory would write into them, and never take it back.
 #if ZLOOP_ASAN || defined(__SANITIZE_THREAD__)
 #define ZLOOP_SANITIZED 1
 #elif defined(__has_feature)
@@ -49,7 +55,7 @@
 #define ZLOOP_SANITIZED 0
 #endif
 
-// clang 14 has the header, but not what the header needs.
+/// Whether <source_location> can be had: clang 14 has the header, but not what the header needs.
 #if defined(__clang__)
 #define ZLOOP_HAS_SOURCE_LOCATION __has_builtin(__builtin_source_location)
 #else
@@ -59,6 +65,7 @@
 namespace zloop {
 
 /// The version of these headers, as in "1.2.3".
+/// Example: examples/cpp/errors.cpp
 inline constexpr const char* version = ZLOOP_VERSION;
 
 }  // namespace zloop

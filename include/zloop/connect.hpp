@@ -15,6 +15,7 @@
 
 namespace zloop {
 
+/// How connect() looks a host up, and tries its addresses.
 struct connect_options {
     nanoseconds attempt_delay = std::chrono::milliseconds(250);  ///< until the next address is tried beside
     resolve_options names = {};  ///< of what family, for one; the type is SOCK_STREAM
@@ -102,11 +103,14 @@ task<result<T>> first_to_connect(std::vector<address> candidates, nanoseconds de
 
 }  // namespace detail
 
-/// A connection to the first of `candidates` that can be reached, on the calling task's loop. They are
-/// tried in their order.
+/// Connects to the first of `candidates` that can be reached, on the calling task's loop. They are tried in
+/// their order, each `attempt_delay` after the one before, or when one has failed.
 ///
 /// Completes: with the first that connects; all other attempts have ended and are closed by then.
-/// Fails:     as the last attempt to fail; `operation_canceled`; `address_not_available` for none.
+/// Fails:     as the last attempt to fail; `address_not_available` for none; `operation_canceled`.
+/// Cancelled: all attempts are, and nothing is left open.
+/// Owns:      the caller has the stream.
+/// Example:   examples/cpp/connect.cpp
 inline task<result<stream>> connect(std::vector<address> candidates,
                                     nanoseconds attempt_delay = connect_options().attempt_delay,
                                     client_options options = {}) {
@@ -117,11 +121,12 @@ inline task<result<stream>> connect(std::vector<address> candidates,
     return detail::first_to_connect<stream>(std::move(candidates), attempt_delay, connect_one);
 }
 
-/// A connection to a host and a service on it, by names or numbers, on the calling task's loop.
+/// Connects to a host and a service on it, by names or numbers, on the calling task's loop.
 ///
-/// Completes: as above, over the host's addresses, families taking turns.
-/// Fails:     as resolve() does, or as above.
-/// Example:   auto [error, socket] = co_await zloop::connect("example.org", "https");
+/// Completes: as for a list of candidates, over the host's addresses, families taking turns.
+/// Fails:     as resolve() does, or as for a list of candidates.
+/// Cancelled: all attempts are, and nothing is left open; a lookup ends alone.
+/// Example:   examples/cpp/connect.cpp
 inline task<result<stream>> connect(std::string host, std::string service, connect_options options = {}) {
     options.names.type = SOCK_STREAM;
     auto [error, found] = co_await resolve(std::move(host), std::move(service), options.names);

@@ -20,28 +20,33 @@
 
 namespace zloop {
 
-/// A source that keeps what `peek()` shows of it until `consume(count)`; nothing to see is its end.
+/// Has `peek()`, which shows what has come, and keeps it until `consume(count)`; nothing to see is its end.
 template <class S>
 concept peekable_source = requires(S& stream, std::size_t count) {
     { stream.peek() } -> awaitable_to<result<std::string_view>>;
     stream.consume(count);
 };
 
-/// A sink whose `try_send(buffers)` sends now, or fails with `resource_unavailable_try_again`.
+/// Has `try_send(buffers)`, which sends now, or fails with `resource_unavailable_try_again`.
 template <class S>
 concept trying_sink = byte_sink<S> && requires(S& stream, std::span<const iovec> from) {
     { stream.try_send(from) } -> std::same_as<result<std::size_t>>;
 };
 
 /// How far a transfer came: `auto [error, count, unsent] = co_await copy(from, to);`
+///
+/// Owns:    what is unsent.
+/// Example: examples/cpp/copy.cpp
 struct [[nodiscard]] transferred {
     std::error_code error;          ///< what ended it early
     std::uint64_t count = 0;        ///< bytes that the sink took
     std::vector<std::byte> unsent;  ///< after an error: what was taken from the source, and not by the sink
 
+    /// Whether it came to its end.
     explicit operator bool() const noexcept { return !error; }
 
-    /// The count; throws the error.
+    /// Gives the count.
+    /// Fails: throws the error as std::system_error.
     std::uint64_t value() const {
         if (error) {
             throw std::system_error(error);
@@ -142,11 +147,13 @@ task<transferred> copy_buffered(From& from, To& to, std::uint64_t limit_bytes) {
 /// Sends what comes out of `from` into `to`, up to the end of `from`, or `limit_bytes`. Ends neither of them.
 ///
 /// Completes: with what came of it, errors and cancellation as well: no byte is lost. A source that peeks
-///            (buffered_reader.hpp) keeps what the sink has not taken; of any other it is in `unsent`. So
-///            after a deadline with_timeout gives a result that has a value, with the count in it.
+///            (buffered_reader.hpp) keeps what the sink has not taken; of any other it is in `unsent`.
+/// Fails:     throws what `from` or `to` throws, or std::bad_alloc; then an unknown part is sent.
+/// Cancelled: completes with operation_canceled as the error, and the count. So after a deadline with_timeout
+///            gives a result that has a value, with the count in it.
 /// Owns:      nothing while it waits for a source that lends; else, or with a limit, up to 64 KiB.
-/// Fails:     with what `from` or `to` throws; then an unknown part is sent.
-/// Example:   examples/cpp/port_forwarder.cpp
+/// Overlap:   it reads `from` and writes `to`, which may be the same stream.
+/// Example:   examples/cpp/copy.cpp
 template <byte_source From, byte_sink To>
 task<transferred> copy(From& from, To& to, std::uint64_t limit_bytes = unlimited) {
     if constexpr (peekable_source<From>) {

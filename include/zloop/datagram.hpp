@@ -18,18 +18,19 @@ struct datagram_pair;
 
 /// A message in a buffer that the loop lends until the next await.
 struct lent_datagram {
-    std::span<const std::byte> bytes;
-    address peer;            ///< who sent it; none for an unnamed Unix socket
-    bool truncated = false;  ///< more came than there was room for; the rest is lost
+    std::span<const std::byte> bytes;  ///< until the next await, as stream::receive() lends them
+    address peer;                      ///< who sent it; none for an unnamed Unix socket
+    bool truncated = false;            ///< more came than there was room for; the rest is lost
 };
 
 /// A message in the caller's buffer.
 struct received {
-    std::size_t size = 0;
+    std::size_t size = 0;    ///< how much of the buffer it fills
     address peer;            ///< as in lent_datagram
     bool truncated = false;  ///< as in lent_datagram
 };
 
+/// How a datagram socket is bound.
 struct datagram_options {
     bool reuse_address = false;  ///< UDP: others may bind the same port; for multicast
     bool reuse_port = false;     ///< UDP: the kernel spreads the peers over those who share the port
@@ -119,16 +120,25 @@ public:
 
 }  // namespace detail
 
-/// A socket of messages.
+/// A socket of messages: UDP, or Unix datagrams.
 ///
-/// Owns:    the descriptor; closing or destroying the socket ends what waits on it with
-///          operation_canceled.
-/// Example: docs/guide.md
+/// Fails:     each operation as its system call does; `operation_canceled`; `device_or_resource_busy` when it
+///            overlaps another; `bad_file_descriptor` when another task has closed the socket. A connected
+///            one is told, by its next operation, that a former message met nobody, and goes on.
+/// Cancelled: an operation leaves at once and the socket stays usable: a message that was not received is for
+///            the next, one that was not sent is not sent later. A result that is there already wins.
+/// Owns:      the descriptor; closing or destroying the socket ends what waits on it with operation_canceled.
+///            Moves, also while something waits; does not outlive its loop. A Unix path stays behind.
+/// Overlap:   one operation a direction at a time; receiving beside sending is fine.
+/// Thread:    that of its loop.
+/// Example:   examples/cpp/datagrams.cpp
 class datagram_socket : public socket_base {
 public:
+    /// No socket. Nothing is awaited on it.
     datagram_socket() noexcept = default;
 
-    /// A socket that is bound nowhere yet: to send from. AF_INET, AF_INET6 or AF_UNIX.
+    /// Makes a socket that is bound nowhere yet: to send from. AF_INET, AF_INET6 or AF_UNIX.
+    /// Fails: as socket(2) does.
     static result<datagram_socket> open(loop& on, int family) noexcept {
         fd made = detail::make_socket(family, SOCK_DGRAM);
         if (!made) {
@@ -137,7 +147,8 @@ public:
         return adopt(on, std::move(made));
     }
 
-    /// A socket at `where`. A Unix path must not exist yet, and stays behind (listener.hpp tells why).
+    /// Makes a socket at `where`. A Unix path must not exist yet, and stays behind (listener.hpp tells why).
+    /// Fails: as socket(2), setsockopt(2) and bind(2) do; nothing is left open.
     static result<datagram_socket> bind(loop& on, const address& where,
                                         const datagram_options& options = {}) noexcept {
         fd made = detail::make_socket(where.family(), SOCK_DGRAM);
@@ -151,11 +162,14 @@ public:
         return adopt(on, std::move(made));
     }
 
-    /// Two Unix sockets that are connected with each other.
+    /// Makes two Unix sockets that are connected with each other.
+    /// Fails: as socketpair(2) does; nothing is left open.
     static result<datagram_pair> pair(loop& on) noexcept;
 
     /// Takes a non-blocking datagram socket into service of `on`.
+    ///
     /// Fails: when the backend does; `socket` then stays the caller's.
+    /// Owns:  the socket has the descriptor.
     static result<datagram_socket> adopt(loop& on, fd&& socket) noexcept {
         auto adopted = attached::adopt(on, std::move(socket));
         if (!adopted) {
@@ -166,11 +180,14 @@ public:
 
     /// From now on sends to `peer` and receives from nobody else. Nothing is sent for it; what has
     /// arrived from others is still received.
+    /// Fails: as connect(2) does; at once, nothing is awaited.
     result<void> connect(const address& peer) noexcept {
         return detail::outcome_of(::connect(live(), peer.data(), peer.size()));
     }
 
-    /// Undoes connect().
+    /// Undoes connect(): sends to nobody in particular, receives from all. Linux takes a port away that was
+    /// not asked for by its number; the next send is given another.
+    /// Fails: as connect(2) does.
     result<void> disconnect() noexcept {
         sockaddr nobody{};
         nobody.sa_family = AF_UNSPEC;
@@ -181,48 +198,62 @@ public:
         return {};
     }
 
-    /// A message in a buffer that the loop lends until the next await, and who sent it.
+    /// Receives a message into a buffer that the loop lends until the next await, and tells who sent it.
+    ///
+    /// Completes: with a `lent_datagram`, which may be empty.
+    /// Fails:     a former message's `connection_refused`, on a connected socket; `operation_canceled`.
     auto receive() noexcept { return detail::receive_datagram_awaiter(kernel(), self()); }
 
-    /// A message into `buffer`, which stays alive meanwhile, and who sent it.
+    /// Receives a message into `buffer`, which stays alive meanwhile, and tells who sent it; otherwise as
+    /// receive().
+    /// Completes: with a `received`.
     auto receive_from(std::span<std::byte> buffer) noexcept {
         return detail::receive_from_awaiter(kernel(), self(), buffer);
     }
 
-    /// A message into `buffer`, no matter from whom, and its size. A longer one is cut; receive_from tells.
+    /// Receives a message into `buffer`, no matter from whom; otherwise as receive().
+    /// Completes: with its size. A longer one is cut; receive_from tells.
     auto recv(std::span<std::byte> buffer) noexcept { return detail::recv_awaiter(kernel(), self(), buffer); }
 
-    /// A message to the peer that the socket is connected to.
-    /// Fails: `message_size` when it is too long; a former one's `connection_refused`.
+    /// Sends a message to the peer that the socket is connected to.
+    ///
+    /// Completes: with its size, once the kernel has it.
+    /// Fails:     `message_size` when it is too long; a former one's `connection_refused`;
+    ///            `operation_canceled`.
     auto send(std::span<const std::byte> message) noexcept {
         return detail::send_one_awaiter(kernel(), self(), message);
     }
 
-    /// One message that lies in several buffers.
+    /// Sends one message that lies in several buffers; otherwise the same.
     auto send(std::span<const iovec> parts) noexcept { return detail::send_awaiter(kernel(), self(), parts); }
 
-    /// A message to `peer`.
+    /// Sends a message to `peer`.
     /// Fails: as send does. A Unix peer whose queue is full is `resource_unavailable_try_again`: the kernel
     ///        tells when there is room to a connected socket alone.
     auto send_to(std::span<const std::byte> message, const address& peer) noexcept {
         return detail::send_to_awaiter(kernel(), self(), message, peer);
     }
 
-    /// As many messages as are there, at least one, and how many; 64 are the most. Each item's `bytes` is
-    /// the room for one, and then what came.
+    /// Receives as many messages as are there, at least one; 64 are the most. Each item's `bytes` is the room
+    /// for one, and then what came.
+    ///
+    /// Completes: with their number.
+    /// Fails:     as receive() does.
     auto receive_batch(std::span<datagram> items) noexcept {
         return detail::batch_awaiter(kernel(), opcode::receive_batch, self(), items);
     }
 
-    /// Sends as many of `items` as there is room for, in order, at least one, and tells how many; 64 are
-    /// the most. An item without a peer goes to the one that the socket is connected to.
-    /// Fails: as send_to does, for the first; a later one's failure is left for the next call to meet.
+    /// Sends as many of `items` as there is room for, in order, at least one; 64 are the most. An item
+    /// without a peer goes to the one that the socket is connected to.
+    ///
+    /// Completes: with their number.
+    /// Fails:     as send_to does, for the first; a later one's failure is left for the next call to meet.
     auto send_batch(std::span<datagram> items) noexcept {
         return detail::batch_awaiter(kernel(), opcode::send_batch, self(), items);
     }
 
-    /// send() or, with a peer, send_to(), now or never: fails with `resource_unavailable_try_again`
-    /// instead of waiting.
+    /// Sends as send() or, with a peer, send_to(), now or never.
+    /// Fails: `resource_unavailable_try_again` instead of waiting.
     result<std::size_t> try_send(std::span<const std::byte> message, const address& peer = {}) noexcept {
         const iovec part{const_cast<std::byte*>(message.data()), message.size()};
         return detail::try_now(kernel(), opcode::send, self(), [&](io_op& operation) {
@@ -235,7 +266,8 @@ public:
         });
     }
 
-    /// receive_batch(), now or never: fails with `resource_unavailable_try_again` instead of waiting.
+    /// Receives as receive_batch(), now or never.
+    /// Fails: `resource_unavailable_try_again` instead of waiting.
     result<std::size_t> try_receive_batch(std::span<datagram> items) noexcept {
         return detail::try_now<batch_op>(kernel(), opcode::receive_batch, self(), [&](batch_op& operation) {
             operation.items = items.data();
@@ -246,10 +278,14 @@ public:
     /// Allows messages to a broadcast address (UDP on IPv4).
     result<void> set_broadcast(bool on) noexcept { return set_option(SOL_SOCKET, SO_BROADCAST, on ? 1 : 0); }
 
-    /// Joins or leaves the multicast `group` on an interface, by its index; 0: the kernel chooses.
+    /// Joins the multicast `group` on an interface, by its index; 0: the kernel chooses.
+    /// Fails: as setsockopt(2) does.
     result<void> join(const address& group, unsigned interface = 0) noexcept {
         return change_membership(MCAST_JOIN_GROUP, group, interface);
     }
+
+    /// Leaves what join() has joined.
+    /// Fails: as setsockopt(2) does.
     result<void> leave(const address& group, unsigned interface = 0) noexcept {
         return change_membership(MCAST_LEAVE_GROUP, group, interface);
     }
@@ -269,9 +305,10 @@ private:
 };
 
 /// Two ends of one connection.
+/// Owns: both.
 struct datagram_pair {
-    datagram_socket first;
-    datagram_socket second;
+    datagram_socket first;   ///< what is sent here is received there
+    datagram_socket second;  ///< and the other way round
 };
 
 inline result<datagram_pair> datagram_socket::pair(loop& on) noexcept {

@@ -17,6 +17,7 @@
 namespace zloop {
 
 /// Errors that no kernel reports.
+/// Example: examples/cpp/errors.cpp
 enum class errc {
     end_of_stream = 1,  ///< the stream ended inside of what was asked for
     limit_exceeded,     ///< the delimiter did not come within the limit
@@ -40,9 +41,10 @@ inline const std::error_category& category() noexcept {
     return instance;
 }
 
+/// Makes a std::error_code of an errc, in category(); the standard library calls it.
 inline std::error_code make_error_code(errc code) noexcept { return {static_cast<int>(code), category()}; }
 
-/// The error of an errno; 0 is success.
+/// The error of an errno, in std::system_category; 0 is success.
 inline std::error_code system_error_code(int number) noexcept { return {number, std::system_category()}; }
 
 }  // namespace zloop
@@ -54,34 +56,48 @@ namespace zloop {
 
 /// A value or an error.
 ///
-/// Two ways to read it: `auto [error, value] = co_await …;`, where the value is T's default after an
-/// error, or `.value()`, which throws std::system_error. Where T has no default there is only the second.
+/// Two ways to read it: `auto [error, value] = co_await …;`, where the value is T's default after an error,
+/// or `.value()`, which throws std::system_error. Where T has no default there is only the second.
+///
+/// Owns:    the value.
+/// Example: examples/cpp/errors.cpp
 template <class T>
 class [[nodiscard]] result {
     static constexpr bool has_default = std::is_default_constructible_v<T>;
 
 public:
+    /// A value: no error.
     result(T value) noexcept(std::is_nothrow_move_constructible_v<T>) : value_(std::move(value)) {}
+    /// An error: no value. One that says success is no error, and leaves T's default as the value.
     result(std::error_code error) noexcept : error_(error) {}
+    /// One of our own errors.
     result(errc error) noexcept : error_(error) {}
+    /// An error by its portable name, such as `std::errc::timed_out`.
     result(std::errc error) noexcept : error_(std::make_error_code(error)) {}
 
+    /// Whether there is a value.
     explicit operator bool() const noexcept { return !error_; }
+    /// What went wrong; empty when nothing did.
     const std::error_code& error() const noexcept { return error_; }
 
+    /// The value.
+    /// Fails: throws the error as std::system_error.
     T& value() & {
         check();
         return **this;
     }
+    /// The value, to be moved from; otherwise the same.
     T&& value() && {
         check();
         return std::move(**this);
     }
+    /// The value, to look at; otherwise the same.
     const T& value() const& {
         check();
         return **this;
     }
 
+    /// The value, unchecked: after an error T's default, or, where T has none, nothing that may be used.
     T& operator*() noexcept {
         if constexpr (has_default) {
             return value_;
@@ -90,10 +106,14 @@ public:
             return *value_;
         }
     }
+    /// The same, to look at.
     const T& operator*() const noexcept { return *const_cast<result&>(*this); }
+    /// A member of the value, unchecked.
     T* operator->() noexcept { return &**this; }
+    /// The same, to look at.
     const T* operator->() const noexcept { return &**this; }
 
+    /// The error (0) or the value (1), for `auto [error, value]`.
     template <std::size_t I>
     friend decltype(auto) get(result&& self) noexcept {
         if constexpr (I == 0) {
@@ -102,6 +122,7 @@ public:
             return std::move(*self);
         }
     }
+    /// The same, of a result that has a name.
     template <std::size_t I>
     friend decltype(auto) get(result& self) noexcept {
         if constexpr (I == 0) {
@@ -110,6 +131,7 @@ public:
             return *self;
         }
     }
+    /// The same, of a constant one.
     template <std::size_t I>
     friend decltype(auto) get(const result& self) noexcept {
         if constexpr (I == 0) {
@@ -130,16 +152,27 @@ private:
     std::conditional_t<has_default, T, std::optional<T>> value_{};
 };
 
+/// Success or an error.
+/// Example: examples/cpp/errors.cpp
 template <>
 class [[nodiscard]] result<void> {
 public:
+    /// Success.
     result() noexcept = default;
+    /// An error. One that says success is success.
     result(std::error_code error) noexcept : error_(error) {}
+    /// One of our own errors.
     result(errc error) noexcept : error_(error) {}
+    /// An error by its portable name, such as `std::errc::timed_out`.
     result(std::errc error) noexcept : error_(std::make_error_code(error)) {}
 
+    /// Whether it went well.
     explicit operator bool() const noexcept { return !error_; }
+    /// What went wrong; empty when nothing did.
     const std::error_code& error() const noexcept { return error_; }
+
+    /// Nothing, when it went well.
+    /// Fails: throws the error as std::system_error.
     void value() const {
         if (error_) {
             throw std::system_error(error_);

@@ -54,13 +54,16 @@ inline fd reopen_terminal(int descriptor) noexcept {
 
 }  // namespace detail
 
-/// A byte stream over a descriptor of somebody else.
+/// A byte stream over a descriptor of somebody else, whose flags stay as they are.
 ///
 /// Owns:    not the descriptor: it stays open, and the stream alive, until what is awaited has ended.
 /// Overlap: one operation a direction of a descriptor, over all streams on it.
-/// Example: docs/guide.md
+/// Thread:  that of its loop.
+/// Example: examples/cpp/foreign_stream.cpp
 class foreign_stream {
 public:
+    /// Looks what `descriptor` is. Opens nothing but a terminal once more; one that is closed fails when it
+    /// is used.
     explicit foreign_stream(int descriptor) noexcept : fd_(descriptor) {
         struct stat about {};
         if (::fstat(descriptor, &about) != 0 || S_ISREG(about.st_mode) || S_ISBLK(about.st_mode) ||
@@ -78,16 +81,20 @@ public:
     /// The descriptor that the stream was made of.
     int native_handle() const noexcept { return fd_; }
 
-    /// Bytes into `buffer`, which stays alive meanwhile; as many as are there, at least one; none at the
-    /// end. Each read takes a turn.
-    /// Fails: as read(2) does; `operation_canceled`, and then nothing was read.
+    /// Reads bytes into `buffer`, which stays alive meanwhile; as many as are there, at least one. Each read
+    /// takes a turn.
+    ///
+    /// Completes: with their number; 0 at the end.
+    /// Fails:     as read(2) does; as wait_readable() does; `operation_canceled`, and then nothing was read.
     task<result<std::size_t>> recv(std::span<std::byte> buffer) {
         return transfer(direction::read, buffer.data(), buffer.size());
     }
 
-    /// Some bytes of `buffer`, which stays alive meanwhile; write_all (stream.hpp) sends all.
-    /// Fails: as write(2) does, `broken_pipe` without a signal; `operation_canceled`, and then nothing was
-    ///        written.
+    /// Writes some bytes of `buffer`, which stays alive meanwhile; write_all (stream.hpp) sends all.
+    ///
+    /// Completes: with their number.
+    /// Fails:     as write(2) does, `broken_pipe` without a signal; as wait_writable() does;
+    ///            `operation_canceled`, and then nothing was written.
     task<result<std::size_t>> send(std::span<const std::byte> buffer) {
         return transfer(direction::write, const_cast<std::byte*>(buffer.data()), buffer.size());
     }
@@ -176,9 +183,11 @@ private:
     way way_ = way::nowait;
 };
 
-/// What the program was started with. Several may be made of one; they share what is read.
+/// Gives what the program was started with to read. Several may be made; they share what is read.
 inline foreign_stream standard_input() noexcept { return foreign_stream(0); }
+/// Gives what the program was started with to write to.
 inline foreign_stream standard_output() noexcept { return foreign_stream(1); }
+/// Gives what the program was started with to complain to.
 inline foreign_stream standard_error() noexcept { return foreign_stream(2); }
 
 }  // namespace zloop

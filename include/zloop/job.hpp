@@ -10,9 +10,11 @@ namespace zloop {
 
 /// A task that was started on a loop, and the scope to cancel it by.
 ///
-/// Owns:    the task. Does not move. To destroy a job that has not ended is an error as it is with a
-///          std::thread, and ends the process: a nursery (nursery.hpp) joins what it has started.
-/// Example: examples/cpp/sleep.cpp
+/// Cancelled: by cancel(), and with the scope above. One that has not begun runs to its first wait.
+/// Owns:      the task. Does not move. To destroy a job that has not ended is an error as it is with a
+///            std::thread, and ends the process: a nursery (nursery.hpp) joins what it has started.
+/// Thread:    that of its loop.
+/// Example:   examples/cpp/sleep.cpp
 template <class T = void>
 class [[nodiscard]] job : op, detail::completion, detail::live_task {
 public:
@@ -22,11 +24,13 @@ public:
         on.push(*this);
         on.enlist(*this);
     }
+    /// The same, below the loop's root scope: cancelled by cancel(), and when the loop ends.
     job(loop& on, task<T> work) noexcept : job(on, on.root_scope(), std::move(work)) {}
 
     /// The same from within a task; cancelled when that is: `job<> child(co_await current_context(), f());`
     job(const context& here, task<T> work) noexcept : job(*here.on, *here.within, std::move(work)) {}
 
+    /// Ends the process if the task has not ended.
     ~job() {
         if (!done()) {
             std::fputs("zloop: a job was destroyed that has not ended\n", stderr);
@@ -34,19 +38,23 @@ public:
         }
     }
 
+    /// Whether the task has ended.
     bool done() const noexcept { return phase_ == phase::done; }
 
     /// Asks the task to end: what it waits for finishes with operation_canceled.
     void cancel() noexcept { scope_.cancel(); }
 
-    /// The task's result, once it is done; throws what the task threw. Once.
+    /// Gives the task's result, once it is done. Once.
+    /// Fails: throws what the task threw.
     T take() { return task_.take(); }
 
     /// Queues `waiter` when the task is done. One waiter, not done yet.
     void notify(op& waiter) noexcept { waiter_ = &waiter; }
 
+    /// What join() gives.
     class joiner : op {
     public:
+        /// Will wait for `joined`.
         explicit joiner(job& joined) noexcept : op(&joiner::go_on), joined_(joined) {}
 
         bool await_ready() const noexcept { return joined_.done(); }
@@ -65,8 +73,11 @@ public:
         std::coroutine_handle<> caller_;
     };
 
-    /// `co_await job.join()`: waits for the end, and takes the result. Not cancelled itself: cancel the
-    /// job, and it ends.
+    /// Waits for the end, and takes the result: `co_await job.join()`.
+    ///
+    /// Fails:     throws what the task threw.
+    /// Cancelled: not itself: cancel the job, and it ends.
+    /// Overlap:   one waiter.
     joiner join() noexcept { return joiner(*this); }
 
 private:
@@ -122,12 +133,21 @@ private:
 
 }  // namespace detail
 
-/// Starts a task that nobody joins; it ends by itself or when the loop shuts down.
-/// Fails: its exception goes to the loop's failure hook.
+/// Starts a task that nobody joins, in the loop's next turn; it ends by itself or when the loop shuts down.
+///
+/// Fails:   throws std::bad_alloc, and has started nothing. An exception of the task goes to the loop's
+///          failure hook.
+/// Owns:    the task, until it has ended.
+/// Thread:  that of the loop.
+/// Example: examples/cpp/udp_query.cpp
 inline void spawn(loop& on, task<void> work) { static_cast<void>(new detail::spawned(on, std::move(work))); }
 
-/// Turns the loop until `work` is done. Returns or throws what it did.
-/// When the loop itself fails (the backend cannot wait), it is shut down first, `work` with it.
+/// Turns the loop until `work` is done, and gives its result. What else is on the loop stays there.
+///
+/// Fails:   throws what `work` threw. When the loop itself fails (the backend cannot wait), it is shut down
+///          first, `work` with it.
+/// Thread:  that of the loop.
+/// Example: examples/cpp/sync.cpp
 template <class T>
 T run(loop& on, task<T> work) {
     on.begin_run();
@@ -143,7 +163,11 @@ T run(loop& on, task<T> work) {
     return running.take();
 }
 
-/// A main in one line: runs `work` on a loop of its own.
+/// Runs `work` on a loop of its own: a main in one line. What was spawned besides is cancelled at the end,
+/// and waited for.
+///
+/// Fails:   throws what `work` threw, or what loop's constructor does.
+/// Example: examples/cpp/sleep.cpp
 template <class T>
 T run(task<T> work) {
     loop own;

@@ -10,9 +10,10 @@
 namespace zloop {
 
 /// What a listener hands out.
+/// Owns: the connection.
 struct accepted {
-    stream socket;
-    address peer;
+    stream socket;  ///< the connection, in service of the listener's loop
+    address peer;   ///< who has connected; an unnamed Unix socket has no path
 };
 
 namespace detail {
@@ -44,21 +45,30 @@ private:
 
 }  // namespace detail
 
+/// How a listener is bound.
 struct listen_options {
-    int backlog = SOMAXCONN;
-    bool reuse_address = true;
-    bool reuse_port = false;
-    bool only_v6 = false;  ///< an IPv6 listener takes no IPv4 peers (as ::ffff:127.0.0.1), on any system
+    int backlog = SOMAXCONN;    ///< how many connections may wait in the kernel until they are accepted
+    bool reuse_address = true;  ///< a port is taken although old connections linger there
+    bool reuse_port = false;    ///< the kernel spreads connections over those who share the port
+    bool only_v6 = false;       ///< an IPv6 listener takes no IPv4 peers (as ::ffff:127.0.0.1), on any system
 };
 
 /// A listening socket.
 ///
-/// Owns: the descriptor, as a stream does.
+/// Owns:    the descriptor; closing or destroying the listener ends what waits on it with operation_canceled.
+///          Moves, also while something waits; does not outlive its loop. A Unix path stays behind.
+/// Overlap: one accept() at a time.
+/// Thread:  that of its loop.
+/// Example: examples/cpp/echo_server.cpp
 class listener : public socket_base {
 public:
+    /// No listener. Nothing is awaited on it.
     listener() noexcept = default;
 
     /// Binds and listens at `where` (a Unix path must not exist yet).
+    ///
+    /// Fails:   as socket(2), setsockopt(2), bind(2) and listen(2) do; nothing is left open.
+    /// Example: examples/cpp/echo_server.cpp
     static result<listener> bind(loop& on, const address& where,
                                  const listen_options& options = {}) noexcept {
         fd made = detail::make_socket(where.family(), SOCK_STREAM);
@@ -74,7 +84,9 @@ public:
     }
 
     /// Takes a listening, non-blocking socket into service of `on`.
+    ///
     /// Fails: when the backend does; `socket` then stays the caller's.
+    /// Owns:  the listener has the descriptor.
     static result<listener> adopt(loop& on, fd&& socket) noexcept {
         auto adopted = attached::adopt(on, std::move(socket));
         if (!adopted) {
@@ -83,17 +95,23 @@ public:
         return listener(on, std::move(*adopted));
     }
 
-    /// The next connection, in service of the listener's loop.
+    /// Waits for the next connection, and takes it into service of the listener's loop.
     ///
-    /// Completes: in order of arrival; at most 64 of them before the rest of the loop has its turn.
-    /// Fails:     EMFILE and the like; the listener stays usable. A connection that was reset while it
-    ///            was queued is passed over.
+    /// Completes: with an `accepted`, in order of arrival; at most 64 of them before the rest of the loop has
+    ///            its turn.
+    /// Fails:     EMFILE and the like; the listener stays usable. A connection that was reset while it was
+    ///            queued is passed over. `operation_canceled`.
+    /// Cancelled: leaves at once; the next accept() has the connection, unless it was there already, which
+    ///            wins.
+    /// Example:   examples/cpp/echo_server.cpp
     auto accept() noexcept { return detail::accept_awaiter(*on_, self()); }
 
+    /// The descriptor alone, as attached has it.
     using socket_base::release;
 
     /// Gives the descriptor away as release() does, and with it the connections that were accepted and that
     /// nobody has asked for: a backend that completes (io_uring) accepts ahead.
+    /// Fails: throws std::bad_alloc, and then nothing was given away.
     [[nodiscard]] int release(std::vector<fd>& early) {
         early = take_unclaimed().connections;
         return release();

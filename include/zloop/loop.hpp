@@ -22,22 +22,35 @@
 namespace zloop {
 
 /// Where a loop's time comes from, when not from CLOCK_MONOTONIC.
+///
+/// Owns:    nothing; outlives the loop that uses it.
+/// Thread:  that of its loop.
+/// Example: examples/cpp/virtual_clock_test.cpp
 class clock_source {
 public:
+    /// Gives the time, which never goes back. A user's clock may interrupt() the loop that asks.
     virtual time_point now() noexcept = 0;
 
 protected:
+    /// Not by its base: the loop does not own it.
     ~clock_source() = default;
 };
 
-/// Called around each look at the kernel, whether it sleeps or not, on the loop's thread: to let go of a
-/// lock meanwhile. A busy loop looks every 64th turn, or after 100 us.
+/// Is called around each look at the kernel, whether it sleeps or not: to let go of a lock meanwhile. A busy
+/// loop looks every 64th turn, or after 100 us.
+///
+/// Owns:    nothing; outlives the loop that calls it.
+/// Thread:  that of its loop.
+/// Example: examples/cpp/callbacks.cpp
 class wait_hook {
 public:
+    /// Comes right before the backend's wait().
     virtual void before_wait() noexcept = 0;
+    /// Comes right after it, whether that has failed or not, and before anything runs.
     virtual void after_wait() noexcept = 0;
 
 protected:
+    /// Not by its base: the loop does not own it.
     ~wait_hook() = default;
 };
 
@@ -54,10 +67,19 @@ struct live_task {
 
 }  // namespace detail
 
+/// Runs ops in turns: what is ready, what the kernel has, what is due. All of zloop's tasks live on one.
+///
+/// Owns:    its backend. Ops, timers and tasks belong to those who queued, armed and started them. Neither
+///          moves nor is copied.
+/// Thread:  one, which turns it and does everything on it; others call post() alone.
+/// Example: examples/cpp/callbacks.cpp
 class loop {
 public:
+    /// No limit, to the sleep of run_once().
     static constexpr nanoseconds forever = nanoseconds::max();
 
+    /// Makes a loop on `kernel`, at first the one that ZLOOP_BACKEND names.
+    /// Fails: throws what default_backend() does.
     explicit loop(std::unique_ptr<backend> kernel = default_backend()) : backend_(std::move(kernel)) {
         backend_->deliver_to(ready_, &expected_);
     }
@@ -74,21 +96,33 @@ public:
         }
     }
 
+    /// The backend, which is the loop's.
     zloop::backend& kernel() noexcept { return *backend_; }
+    /// The scope above those of all tasks. shut_down() cancels it, and it stays so.
     scope& root_scope() noexcept { return root_; }
 
+    /// The time, by the loop's clock.
     time_point now() const noexcept { return clock_ != nullptr ? clock_->now() : time_point::clock::now(); }
+    /// Takes the time from `source` from now on; null: from CLOCK_MONOTONIC. Before anything is armed.
     void use_clock(clock_source* source) noexcept { clock_ = source; }
+    /// Calls `hook` around each wait from now on; null: none.
     void use_wait_hook(wait_hook* hook) noexcept { hook_ = hook; }
 
-    /// What to do with an exception that nobody awaits. At first: one line on stderr.
+    /// Says what to do with an exception that nobody awaits; at first, one line on stderr. A hook that throws
+    /// ends the process.
     void use_failure_hook(void (*hook)(std::exception_ptr)) noexcept { on_failure_ = hook; }
+    /// Gives an exception that nobody awaits to the failure hook.
     void report(std::exception_ptr failure) noexcept { on_failure_(std::move(failure)); }
 
-    /// Queues `node` to run after what is queued already. From the loop's thread.
+    /// Queues `node`, which is in no queue, to run after what is queued already: in this turn's successor,
+    /// when called by an op.
+    /// Owns: nothing: `node` lives until it has run.
     void push(op& node) noexcept { ready_.push(node); }
 
     /// Queues `node` from any thread, and wakes the loop when it sleeps. The loop lives until `node` has run.
+    ///
+    /// Owns:   nothing: `node` lives until it has run, which it may have done before this returns.
+    /// Thread: any.
     void post(op& node) noexcept {
         op* last = inbox_.load(std::memory_order_relaxed);
         for (;;) {
@@ -113,12 +147,13 @@ public:
     }
 
     /// Queues `node` for the next turn, behind all that this one queues: where the kernel's events of that
-    /// turn stand. From the loop's thread.
+    /// turn stand.
     void push_behind(op& node) noexcept { behind_.push(node); }
 
     /// Announces an op that another thread will post, whatever happens: shut_down() waits for it, and a
-    /// virtual clock stands still. Then, from the loop's thread: that it came.
+    /// virtual clock stands still.
     void expect() noexcept { ++expected_; }
+    /// Tells that an expected op came.
     void received() noexcept { --expected_; }
 
     /// Queues what other threads have posted; each turn begins with it.
@@ -145,23 +180,35 @@ public:
     }
 
     /// Whether take_inbox() would find something. A loop that sleeps has nothing.
+    /// Thread: any.
     bool has_posted() const noexcept {
         const op* const newest = inbox_.load(std::memory_order_relaxed);
         return newest != nullptr && newest != &asleep_;
     }
 
-    /// Queues `node` once `deadline` has passed. Throws std::bad_alloc.
+    /// Queues `node`, not armed yet, once `deadline` has passed.
+    ///
+    /// Fails: throws std::bad_alloc, and then changed nothing.
+    /// Owns:  nothing: `node` lives until it has run, or was disarmed.
     void arm(timer_node& node, time_point deadline) { timers_.insert(node, deadline); }
+    /// Takes `node`, which is armed(), back: it will not run.
     void disarm(timer_node& node) noexcept { timers_.remove(node); }
 
+    /// What runs next, in order.
     const op_queue& ready() const noexcept { return ready_; }
+
+    /// Whether ops are queued, so that the next turn does not sleep. What other threads have posted does not
+    /// count yet.
     bool has_ready() const noexcept { return !ready_.empty() || !behind_.empty(); }
+    /// The armed timers: to look at. arm() and disarm() change them.
     timer_heap& timers() noexcept { return timers_; }
 
-    /// One turn: what the kernel has, what is due, and then what is ready at that moment - what
-    /// these queue waits for the next turn. Sleeps up to `limit` when there is nothing to do. Without one
-    /// (zero) the kernel then knows of all that waits for it: who sleeps elsewhere can wait there for the
-    /// backend's native_handle().
+    /// Makes one turn: what the kernel has, what is due, and then what is ready at that moment - what these
+    /// queue waits for the next turn. Sleeps up to `limit`, which is not negative, when there is nothing to
+    /// do. Without one (zero) the kernel then knows of all that waits for it: who sleeps elsewhere can wait
+    /// there for the backend's native_handle().
+    /// Fails: throws std::system_error when the backend cannot wait, and what was ready stays so;
+    ///        std::logic_error in a fork of the loop's process.
     void run_once(nanoseconds limit = forever) {
         check_process();
         interrupted_ = false;
@@ -177,7 +224,8 @@ public:
         }
     }
 
-    /// Turns until stop(); the turn that stops it is finished.
+    /// Turns until stop(); the turn that stops it is finished. A stop() from before does not count.
+    /// Fails: as run_once() does.
     void run() {
         begin_run();
         stopping_ = false;
@@ -185,10 +233,11 @@ public:
             run_once();
         }
     }
+    /// Ends run() after this turn.
     void stop() noexcept { stopping_ = true; }
 
-    /// The next run_once() asks the kernel, however busy the loop was.
-    /// Throws std::logic_error in a fork of the loop's process, as run_once() does.
+    /// Has the next run_once() ask the kernel, however busy the loop was.
+    /// Fails: throws std::logic_error in a fork of the loop's process, as run_once() does.
     void begin_run() {
         check_process();
         unpolled_turns_ = most_unpolled_turns;
@@ -198,7 +247,8 @@ public:
     /// Ends the turn after the op that is running; the rest stays queued, in order.
     void interrupt() noexcept { interrupted_ = true; }
 
-    /// Cancels the root scope and runs what is queued until nothing is, and nothing is expected.
+    /// Cancels the root scope, through shields as well, and runs what is queued until nothing is, and nothing
+    /// is expected. What is started afterwards is cancelled from its first wait on.
     void shut_down() noexcept {
         abandon_if_inherited();
         root_.cancel_shielded();
@@ -223,12 +273,15 @@ public:
     /// Whether this process is a fork of the loop's. Then the loop can only be shut down: the kernel's
     /// side of it is the parent's, and stays as it is.
     bool is_inherited() const noexcept { return process_.is_inherited(); }
+    /// Has the backend let go of what it shares with the parent, if this is a fork.
     void abandon_if_inherited() noexcept {
         if (is_inherited()) {
             backend_->abandon();
         }
     }
 
+    /// What a loop has done since it was made.
+    /// Example: examples/cpp/backtrace.cpp
     struct counters {
         std::uint64_t turns = 0;  ///< run_once() calls
         std::uint64_t ops = 0;    ///< ops run
@@ -237,6 +290,7 @@ public:
         std::uint64_t wakes = 0;  ///< times another thread ended its sleep
         std::uint64_t live = 0;   ///< tasks that have been started and have not ended
     };
+    /// The counters, as they are now.
     counters stats() const noexcept {
         counters now = stats_;
         now.wakes = wakes_.load(std::memory_order_relaxed);
@@ -256,6 +310,7 @@ public:
         live_tasks_ = &task;
         ++stats_.live;
     }
+    /// For those who start tasks: takes one out again, at its end.
     void strike(detail::live_task& task) noexcept {
         (task.previous != nullptr ? task.previous->next : live_tasks_) = task.next;
         if (task.next != nullptr) {

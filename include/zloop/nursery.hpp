@@ -14,15 +14,19 @@ namespace zloop {
 
 /// Starts tasks, and waits for all of them.
 ///
-/// Owns:    the tasks. Join it before it is destroyed: with tasks in it, that ends the process, as it
-///          does with a std::thread. with_nursery() joins by itself.
-/// Example: examples/cpp/chat_room.cpp
+/// Fails:     with the first failure of a task, told to who joins; the other tasks are cancelled.
+/// Cancelled: by cancel(), and with its owner: then its tasks are.
+/// Owns:      the tasks. Join it before it is destroyed: with tasks in it, that ends the process, as it does
+///            with a std::thread. with_nursery() joins by itself.
+/// Thread:    that of its loop.
+/// Example:   examples/cpp/chat_room.cpp
 class nursery {
 public:
     /// Its tasks are cancelled when the caller is: `nursery children(co_await current_context());`
     explicit nursery(const context& here) noexcept : on_(here.on), above_(here.within), scope_(above_) {}
     nursery(const nursery&) = delete;
     nursery& operator=(const nursery&) = delete;
+    /// Ends the process if a task has not ended.
     ~nursery() {
         if (size_ != 0) {
             std::fputs("zloop: a nursery was destroyed with tasks in it\n", stderr);
@@ -30,9 +34,12 @@ public:
         }
     }
 
-    /// Starts `work` in the loop's next turn. In a cancelled nursery it runs as well, and its first
-    /// operation fails with operation_canceled.
-    /// Fails: an exception that leaves `work` is the nursery's.
+    /// Starts `work` in the loop's next turn. In a cancelled nursery it runs as well, and its first operation
+    /// fails with operation_canceled.
+    ///
+    /// Fails: throws std::bad_alloc, and has started nothing. An exception that leaves `work` is the
+    ///        nursery's.
+    /// Owns:  `work`, which is freed at its end.
     void spawn(task<void> work) {
         auto* const fresh = new child(*this, std::move(work));
         ++size_;
@@ -50,8 +57,10 @@ public:
     /// not failed.
     void cancel() noexcept { scope_.cancel(); }
 
+    /// What join() gives.
     class joiner : op {
     public:
+        /// Will wait for the tasks of `joined`.
         explicit joiner(nursery& joined) noexcept : op(&joiner::go_on), joined_(joined) {}
 
         bool await_ready() const noexcept { return joined_.size_ == 0; }
@@ -83,9 +92,11 @@ public:
         std::coroutine_handle<> caller_;
     };
 
-    /// `co_await children.join()`: waits until no task is left. One waiter. Not cancelled itself: its
-    /// tasks are when the caller is, and so it ends.
-    /// Fails: with the first failure of a task; later ones go to the loop's failure hook.
+    /// Waits until no task is left: `co_await children.join()`.
+    ///
+    /// Fails:     throws the first failure of a task; later ones go to the loop's failure hook.
+    /// Cancelled: not itself: its tasks are when the caller is, and so it ends.
+    /// Overlap:   one waiter.
     joiner join() noexcept { return joiner(*this); }
 
 private:
@@ -162,8 +173,12 @@ private:
 };
 
 /// Runs `body`, a callable that takes a nursery& and gives a task<void>, and joins what it has spawned.
-/// Fails:   with the first failure of the body or of a task; the others are cancelled, the body too.
-/// Example: examples/cpp/port_forwarder.cpp
+///
+/// Completes: when the body and all tasks have ended.
+/// Fails:     throws the first failure of the body or of a task; the others are cancelled, the body too.
+/// Cancelled: the body is, and the tasks; it ends when they have.
+/// Owns:      `body`, until the end.
+/// Example:   examples/cpp/port_forwarder.cpp
 template <class F>
 task<void> with_nursery(F body) {
     nursery children(co_await current_context());

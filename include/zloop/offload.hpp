@@ -159,27 +159,38 @@ private:
 
 /// Threads for blocking work, shared by as many loops as like to.
 ///
-/// Owns: its threads. Destroying a pool waits for what they do; no task waits for the pool any more.
+/// Owns:    its threads, started when there is work for them. Destroying a pool waits for what they do; no
+///          task waits for the pool any more.
+/// Thread:  any; the loops that use it may be on different ones.
+/// Example: examples/cpp/offload.cpp
 class offload_pool {
 public:
+    /// How many threads a pool has at most when nobody says.
     static constexpr unsigned default_threads = 16;
 
+    /// Makes a pool of `most_threads` at most, which are one or more. No thread is started yet.
+    /// Fails: throws std::bad_alloc.
     explicit offload_pool(unsigned most_threads = default_threads) : offload_pool(most_threads, true) {}
     offload_pool(const offload_pool&) = delete;
     offload_pool& operator=(const offload_pool&) = delete;
+    /// Waits for what its threads do, and joins them; in a fork, which has none of them, for nothing.
     ~offload_pool() {
         if (detail::crew* const own = crew_.load(); !own->is_inherited()) {
             delete own;
         }
     }
 
-    /// A pool for the rest of the process: its threads are never joined, so that work which was
+    /// Makes a pool for the rest of the process: its threads are never joined, so that work which was
     /// abandoned - a name server that does not answer - keeps no program from ending.
+    ///
+    /// Fails: throws std::bad_alloc.
+    /// Owns:  nobody: it is never destroyed.
     static offload_pool& make_lasting(unsigned most_threads) {
         return *new offload_pool(most_threads, false);
     }
 
-    /// For awaitables. Throws std::bad_alloc, in a fork.
+    /// Gives the threads, for awaitables; in a fork, new ones.
+    /// Fails: throws std::bad_alloc, in a fork.
     detail::crew& crew() {
         detail::crew* found = crew_.load(std::memory_order_acquire);
         if (found->is_inherited()) {
@@ -200,7 +211,8 @@ private:
     std::atomic<detail::crew*> crew_;
 };
 
-/// The process' own pool.
+/// Gives the process' own pool, a lasting one of 16 threads at most.
+/// Thread: any.
 inline offload_pool& default_pool() {
     static offload_pool& pool = offload_pool::make_lasting(offload_pool::default_threads);
     return pool;
@@ -450,31 +462,39 @@ private:
 
 }  // namespace detail
 
-/// Calls `work()` on a thread of `pool`, and gives what it returns: a result<T> as it is, anything else
-/// as the value of a result.
+/// Calls `work()` on a thread of `pool`, and gives what it returns: a result<T> as it is, anything else as
+/// the value of a result.
 ///
 /// Completes: when the work has ended, in the loop's next turn.
-/// Fails:     with what the work throws; with `operation_canceled` when it was cancelled before it had
-///            begun; as pthread_create does when there is no thread at all. Work that has begun is waited
-///            for, cancelled or not, and its result counts: it may use what is in the caller's frame.
-/// Example:   auto [error, lines] = co_await offload([&] { return count_lines(path); });
+/// Fails:     throws what the work throws; `operation_canceled` when it was cancelled before it had begun; as
+///            pthread_create does when there is no thread at all.
+/// Cancelled: work that has not begun never begins. Work that has begun is waited for, and its result counts:
+///            it may use what is in the caller's frame.
+/// Owns:      `work`, in the awaiter.
+/// Thread:    that of its loop; `work` runs on another.
+/// Example:   examples/cpp/offload.cpp
 template <class F>
 auto offload(offload_pool& pool, F work) {
     return detail::offload_awaiter<F>(pool, std::move(work));
 }
+/// The same, on default_pool().
 template <class F>
 auto offload(F work) {
     return detail::offload_awaiter<F>(default_pool(), std::move(work));
 }
 
-/// The same, but whoever is cancelled leaves at once with `operation_canceled`, and work that has begun
-/// goes on alone: it must own, or keep alive, all that it uses.
+/// Calls `work()` on a thread of `pool`; otherwise as offload().
 ///
-/// Owns: `work`, on the heap; it is destroyed on whichever thread is done with it last.
+/// Fails:     the call itself throws std::bad_alloc.
+/// Cancelled: leaves at once with `operation_canceled`, and work that has begun goes on alone: it must own,
+///            or keep alive, all that it uses.
+/// Owns:      `work`, on the heap; it is destroyed on whichever thread is done with it last.
+/// Example:   examples/cpp/offload.cpp
 template <class F>
 auto offload_abandonable(offload_pool& pool, F work) {
     return detail::abandonable_awaiter<F>(pool, std::move(work));
 }
+/// The same, on default_pool().
 template <class F>
 auto offload_abandonable(F work) {
     return detail::abandonable_awaiter<F>(default_pool(), std::move(work));

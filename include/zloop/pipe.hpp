@@ -9,14 +9,20 @@
 
 namespace zloop {
 
-/// What is written into `writer` is read from `reader`.
+/// Both ends of a pipe.
+///
+/// Owns:    both. Closing `writer` is the end of what is read.
+/// Example: examples/cpp/pipe.cpp
 struct pipe_streams {
-    stream reader;
-    stream writer;
+    stream reader;  ///< what is read here
+    stream writer;  ///< was written here
 };
 
-/// A new pipe, both ends in service of `on`, not inherited by programs that are started.
-/// Fails: as pipe(2) does; nothing is left open.
+/// Makes a pipe, both ends in service of `on`, not inherited by programs that are started.
+///
+/// Fails:   as pipe(2) does; nothing is left open.
+/// Thread:  that of the loop.
+/// Example: examples/cpp/pipe.cpp
 inline result<pipe_streams> make_pipe(loop& on) noexcept {
     auto made = detail::make_pipe();
     if (!made) {

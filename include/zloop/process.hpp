@@ -22,21 +22,25 @@ namespace zloop {
 ///
 /// Owns:    the child, a descriptor, and its ends of pipes. Moves, but not while somebody waits; does not
 ///          outlive the loop. Destroying it kills a child that still runs (with SIGKILL, and with its group
-///          if that is its own) and waits for its end, which takes no time but where a device does; stop()
-///          is the way to end it without blocking the loop. A child that has become another user's cannot
-///          be killed: it runs on, and a thread takes its status.
+///          if that is its own) and waits for its end, which takes no time but where a device does; stop() is
+///          the way to end it without blocking the loop. A child that has become another user's cannot be
+///          killed: it runs on, and a thread takes its status.
+/// Thread:  that of its loop.
 /// Example: examples/cpp/process_runner.cpp
 class process {
 public:
+    /// No process.
     process() noexcept = default;
 
     /// Starts a program. Blocks until the kernel has executed it, about a millisecond.
     ///
-    /// Fails:  as execve(2) does (`no_such_file_or_directory`, `permission_denied`,
-    ///         `executable_format_error`: no shell is tried), chdir, dup2, setpgid, fork or pipe; with
-    ///         `invalid_argument` for an empty argv, a string with a zero inside, a variable without a name.
-    ///         Then there is no child, and nothing is left open.
-    /// Throws: std::bad_alloc.
+    /// Fails:   as execve(2) does (`no_such_file_or_directory`, `permission_denied`,
+    ///          `executable_format_error`: no shell is tried), chdir, dup2, setpgid, fork or pipe; with
+    ///          `invalid_argument` for an empty argv, a string with a zero inside, a variable without a name.
+    ///          Then there is no child, and nothing is left open.
+    /// Throws:  std::bad_alloc.
+    /// Owns:    the caller has the child.
+    /// Example: examples/cpp/process.cpp
     static result<process> spawn(loop& on, const command& what) {
         if (!detail::wording::is_sayable(what)) {
             return std::errc::invalid_argument;
@@ -65,6 +69,7 @@ public:
         return made;
     }
 
+    /// Whether there is a child, running or not; none after release().
     explicit operator bool() const noexcept { return child_.number() > 0; }
 
     /// The child's number. Somebody else's, perhaps, once its status has been taken.
@@ -80,10 +85,11 @@ public:
     /// How the child has ended, or will.
     ///
     /// Completes: once it has ended; from then on at once, with the same.
-    /// Fails:     `operation_canceled`, and the status is there for the next wait; `no_child_process`, where
-    ///            somebody else has taken the status, or SIGCHLD is ignored; without pidfds also for want of
-    ///            a descriptor or a thread.
+    /// Fails:     `no_child_process`, where somebody else has taken the status, or SIGCHLD is ignored;
+    ///            without pidfds also for want of a descriptor or a thread; `operation_canceled`.
+    /// Cancelled: leaves the child running, and the status to the next wait.
     /// Overlap:   one wait at a time; a second one fails with `device_or_resource_busy`.
+    /// Example:   examples/cpp/process.cpp
     task<result<exit_status>> wait() {
         while (!child_.try_reap()) {
             const auto ended = co_await until_end();
@@ -94,10 +100,12 @@ public:
         co_return child_.outcome();
     }
 
-    /// Sends a signal to the child. Fails: as kill(2) does; `no_such_process` once its status is taken.
+    /// Sends a signal to the child.
+    /// Fails: as kill(2) does; `no_such_process` once its status is taken.
     result<void> kill(int signal) noexcept { return child_.kill(signal); }
 
     /// Sends a signal to the child's process group, which must be its own: `new_group`, `new_session`.
+    /// Fails: as kill() does.
     result<void> kill_group(int signal) noexcept { return child_.kill_group(signal); }
 
     /// Ends the child, and its group if that is its own: asks by SIGTERM, and after `grace` by SIGKILL.
@@ -105,6 +113,7 @@ public:
     ///
     /// Completes: once it has ended.
     /// Fails:     as wait() does.
+    /// Cancelled: during the grace, leaves the child running, asked by SIGTERM; after that it is killed.
     task<result<exit_status>> stop(nanoseconds grace = {}) {
         if (grace > nanoseconds::zero() && child_.kill_all(SIGTERM)) {
             auto end = until_end();
@@ -137,6 +146,7 @@ private:
     detail::child child_;
 };
 
+/// What run_process() feeds a program with, and how far it lets it go.
 struct run_options {
     std::string_view input{};                    ///< what the program reads; stays alive until its end
     std::size_t limit_bytes = 64 * 1024 * 1024;  ///< of output, of each kind
@@ -144,10 +154,11 @@ struct run_options {
 };
 
 /// What came of a program.
+/// Example: examples/cpp/process_runner.cpp
 struct process_output {
-    exit_status status;
-    std::string out;
-    std::string err;
+    exit_status status;  ///< how it has ended
+    std::string out;     ///< what it has written to its standard output, where that was collected
+    std::string err;     ///< and to its standard error
 };
 
 namespace detail {
@@ -209,6 +220,7 @@ inline task<result<process_output>> attend(process& child, const run_options& op
 /// Fails:     as spawn and wait() do; `limit_exceeded`; `operation_canceled`. Then the child is ended by
 ///            stop() and waited for, with its group if that is its own.
 /// Throws:    std::bad_alloc; then the child is killed.
+/// Cancelled: ends the child in the same way, which takes `grace` at most.
 /// Example:   examples/cpp/process_runner.cpp
 inline task<result<process_output>> run_process(command what, run_options options = {}) {
     const context here = co_await current_context();

@@ -17,13 +17,14 @@
 namespace zloop {
 
 /// Why a name has no addresses: the EAI_ codes of getaddrinfo(3), the usual ones with names.
+/// Example: examples/cpp/addresses.cpp
 enum class resolve_errc {
-    host_not_found = EAI_NONAME,      ///< there is no such host, or no such service
-    try_again = EAI_AGAIN,            ///< no name server has answered
-    failed = EAI_FAIL,                ///< a name server has answered that it cannot
-    service_not_found = EAI_SERVICE,  ///< not for sockets of this type
-    family_not_supported = EAI_FAMILY,
-    type_not_supported = EAI_SOCKTYPE,
+    host_not_found = EAI_NONAME,        ///< there is no such host, or no such service
+    try_again = EAI_AGAIN,              ///< no name server has answered
+    failed = EAI_FAIL,                  ///< a name server has answered that it cannot
+    service_not_found = EAI_SERVICE,    ///< not for sockets of this type
+    family_not_supported = EAI_FAMILY,  ///< of the hints: the system has none such
+    type_not_supported = EAI_SOCKTYPE,  ///< of the hints: the system has none such
 };
 
 /// The category of the EAI_ codes, with the system's words.
@@ -36,6 +37,7 @@ inline const std::error_category& resolve_category() noexcept {
     return instance;
 }
 
+/// Makes a std::error_code of a resolve_errc; the standard library calls it.
 inline std::error_code make_error_code(resolve_errc code) noexcept {
     return {static_cast<int>(code), resolve_category()};
 }
@@ -47,15 +49,17 @@ struct std::is_error_code_enum<zloop::resolve_errc> : std::true_type {};
 
 namespace zloop {
 
+/// What kind of addresses resolve() looks for, and where it waits.
 struct resolve_options {
-    int family = AF_UNSPEC;  ///< AF_INET, AF_INET6, or both
-    int type = SOCK_STREAM;  ///< 0: of any type
-    int protocol = 0;
+    int family = AF_UNSPEC;        ///< AF_INET, AF_INET6, or both
+    int type = SOCK_STREAM;        ///< 0: of any type
+    int protocol = 0;              ///< 0: any that is of the type
     int flags = 0;                 ///< AI_PASSIVE, AI_ADDRCONFIG, AI_NUMERICHOST…
     offload_pool* pool = nullptr;  ///< instead of name_pool()
 };
 
-/// The process' pool for lookups: several at once, apart from other blocking work.
+/// Gives the process' pool for lookups: several at once, 16 at most, apart from other blocking work.
+/// Thread: any.
 inline offload_pool& name_pool() {
     static offload_pool& pool = offload_pool::make_lasting(offload_pool::default_threads);
     return pool;
@@ -113,13 +117,15 @@ private:
 
 }  // namespace detail
 
-/// The addresses of a host, and a service on it by name or number, in the order in which to try them.
-/// An empty host is this one: loopback, or any interface with AI_PASSIVE. An empty service is port 0.
+/// Looks up the addresses of a host, and a service on it, by name or number; they come in the order in which
+/// to try them. An empty host is this one: loopback, or any interface with AI_PASSIVE. An empty service is
+/// port 0. One of them is not empty.
 ///
 /// Completes: with at least one address. Numbers are answered at once, everything else by a thread.
-/// Fails:     as getaddrinfo does (`resolve_errc`); with an errno where the system has failed;
-///            `operation_canceled`, and then the lookup ends alone.
-/// Example:   auto [error, addresses] = co_await zloop::resolve("example.org", "https");
+/// Fails:     as getaddrinfo does (`resolve_errc`); with an errno where the system has failed, or has no
+///            thread; `operation_canceled`.
+/// Cancelled: leaves at once, and the lookup ends alone.
+/// Example:   examples/cpp/addresses.cpp
 inline task<result<std::vector<address>>> resolve(std::string host, std::string service,
                                                   resolve_options options = {}) {
     detail::lookup asks(std::move(host), std::move(service), options);

@@ -22,7 +22,7 @@
 
 namespace zloop {
 
-/// A sink whose `sendfile(file, offset, count)` sends some bytes of a file; none at its end.
+/// Has `sendfile(file, offset, count)`, which sends some bytes of a file; none at its end.
 template <class S>
 concept file_sink = byte_sink<S> && requires(S& stream, int file, std::int64_t offset, std::size_t count) {
     { stream.sendfile(file, offset, count) } -> awaitable_to<result<std::size_t>>;
@@ -70,6 +70,9 @@ inline bool is_unsuited(const std::error_code& error) noexcept {
 ///
 /// Completes: with what came of it, errors and cancellation as well; `unsent` stays empty, as the file is
 ///            still there. A file that ends earlier is no error.
+/// Cancelled: completes with operation_canceled as the error, and the count.
+/// Owns:      nothing; up to 64 KiB where the sink has no `sendfile`.
+/// Example:   examples/cpp/send_file.cpp
 template <byte_sink S>
 task<transferred> send_file(S& to, int file, std::uint64_t offset = 0, std::uint64_t count = unlimited) {
     transferred done;
@@ -98,8 +101,11 @@ task<transferred> send_file(S& to, int file, std::uint64_t offset = 0, std::uint
     co_return done;
 }
 
-/// Sends all of the file at `path`.
-/// Fails: as open(2) does; else as above.
+/// Sends all of the file at `path`; otherwise as for a file that is open.
+///
+/// Completes: with what came of it; a file that cannot be opened is its error.
+/// Owns:      the file, until the end.
+/// Example:   examples/cpp/send_file.cpp
 template <byte_sink S>
 task<transferred> send_file(S& to, std::string path) {
     // A fifo of that name would wait for its writer; a file knows no O_NONBLOCK.

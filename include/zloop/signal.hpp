@@ -189,12 +189,14 @@ inline void signal_registry::after_fork_in_child() noexcept {
 
 /// A subscription to signals, for a loop's tasks.
 ///
-/// Owns:    two descriptors. Does not move, and does not outlive the loop. Handlers that were there
-///          before are not called meanwhile; they come back with the end of the last set.
-/// Throws:  std::system_error: a number that is none, or SIGKILL; no descriptors.
+/// Owns:    two descriptors. Does not move, and does not outlive the loop. Handlers that were there before
+///          are not called meanwhile; they come back with the end of the last set.
+/// Thread:  that of its loop. The signals may come to any, and other loops may have sets of the same ones.
 /// Example: examples/cpp/graceful_shutdown.cpp
 class signal_set {
 public:
+    /// Subscribes to `numbers`; from here on the signals that come are remembered.
+    /// Fails: throws std::system_error: a number that is none, or SIGKILL; no descriptors.
     signal_set(loop& on, std::initializer_list<int> numbers) {
         for (const int number : numbers) {
             if (!detail::signal_marks::knows(number)) {
@@ -215,6 +217,7 @@ public:
     }
     signal_set(const signal_set&) = delete;
     signal_set& operator=(const signal_set&) = delete;
+    /// Ends the subscription. Nobody waits any more.
     ~signal_set() { detail::signals.remove(subscription_); }
 
     /// A signal that has come since the set was made and that no wait() has given yet, the lowest number
@@ -222,8 +225,10 @@ public:
     /// does for the kernel.
     ///
     /// Completes: with its number.
-    /// Fails:     `operation_canceled`; what comes afterwards is for the next wait().
+    /// Fails:     `operation_canceled`.
+    /// Cancelled: takes no signal: what comes afterwards is for the next wait().
     /// Overlap:   one wait() at a time. Who else wants to know has a set of its own.
+    /// Example:   examples/cpp/graceful_shutdown.cpp
     task<result<int>> wait() {
         for (;;) {
             for (int number = 1; number < detail::signal_marks::most; ++number) {

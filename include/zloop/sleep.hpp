@@ -11,10 +11,13 @@ namespace zloop {
 /// Suspends the calling task until `deadline` on its loop's clock.
 ///
 /// Completes: on the first turn at or after `deadline`; a past one still takes a turn.
-/// Fails:     `operation_canceled` when the task's scope is cancelled first.
+/// Fails:     `operation_canceled`; throws std::bad_alloc where there is no memory for the timer.
+/// Cancelled: leaves at once, and no timer stays behind. One that is due already has slept well.
+/// Thread:    that of its loop.
 /// Example:   examples/cpp/sleep.cpp
 class [[nodiscard]] sleep_until : timer_node, cancellable {
 public:
+    /// Will suspend until `deadline`.
     explicit sleep_until(time_point deadline) noexcept
         : timer_node(&sleep_until::fire), cancellable(&sleep_until::stop), deadline_(deadline) {}
 
@@ -41,11 +44,14 @@ public:
     }
 
 protected:
+    /// Says that a deadline is a duration yet.
     struct relative {};
+    /// For sleep_for: a deadline that begins with the co_await.
     sleep_until(relative, nanoseconds duration) noexcept : sleep_until(time_point(duration)) {
         relative_ = true;
     }
 
+    /// When; or, until it is awaited, for how long
     time_point deadline_;
 
 private:
@@ -70,21 +76,29 @@ private:
     bool canceled_ = false;
 };
 
-/// Suspends the calling task for `duration`; otherwise as sleep_until.
+/// Suspends the calling task for `duration`, from the co_await on; otherwise as sleep_until.
+/// Example: examples/cpp/sleep.cpp
 class [[nodiscard]] sleep_for : public sleep_until {
 public:
+    /// Will suspend for `duration`; zero and less are a turn.
     explicit sleep_for(nanoseconds duration) noexcept : sleep_until(relative{}, duration) {}
 };
 
-/// Ticks at equal distances, without drift: each is due a period after the last was due, not after it
-/// was waited for.
+/// Ticks at equal distances, without drift: each is due a period after the last was due, not after it was
+/// waited for.
+///
+/// Overlap: one wait at a time.
+/// Thread:  that of its loop.
+/// Example: examples/cpp/interval.cpp
 class interval {
 public:
-    /// The first tick is due a period after the first wait.
+    /// Makes one whose first tick is due a `period`, more than zero, after the first wait.
     explicit interval(nanoseconds period) noexcept : period_(period) { assert(period > nanoseconds::zero()); }
 
+    /// What next() gives.
     class ticker : public sleep_until {
     public:
+        /// Will wait for the next tick of `of`.
         explicit ticker(interval& of) noexcept : sleep_until(of.next_), interval_(of) {}
 
         template <task_promise P>
@@ -113,6 +127,8 @@ public:
         loop* home_ = nullptr;
     };
 
+    /// Waits for the next tick; one that is due already is there in a turn.
+    ///
     /// Completes: with the number of ticks since the last wait: more than 1 when some were missed.
     /// Fails:     `operation_canceled`; the tick is then still to come.
     [[nodiscard]] ticker next() noexcept { return ticker(*this); }

@@ -16,15 +16,26 @@ struct stream_pair;
 
 /// A connected stream socket; or the end of a pipe (pipe.hpp), which knows no option and no address.
 ///
-/// Owns:    the descriptor; closing or destroying the stream ends what waits on it with
-///          operation_canceled.
-/// Example: examples/cpp/echo_server.cpp
+/// Fails:     each operation as its system call does, without SIGPIPE; `operation_canceled`;
+///            `device_or_resource_busy` when it overlaps another; `bad_file_descriptor` when another task has
+///            closed the stream.
+/// Cancelled: an operation leaves at once and the stream stays usable: what was not read is for the next
+///            read, what was not sent is not sent later. A result that is there already wins.
+/// Owns:      the descriptor; closing or destroying the stream ends what waits on it with operation_canceled.
+///            Moves, also while something waits; does not outlive its loop.
+/// Overlap:   one operation a direction at a time; reading beside writing is fine.
+/// Thread:    that of its loop.
+/// Example:   examples/cpp/echo_server.cpp
 class stream : public socket_base {
 public:
+    /// No stream. Nothing is awaited on it.
     stream() noexcept = default;
 
-    /// Takes a connected (or connecting), non-blocking socket into service of `on`.
-    /// Fails: when the backend does; `socket` then stays the caller's.
+    /// Takes a connected (or connecting), non-blocking socket, or a pipe's end, into service of `on`.
+    ///
+    /// Fails:   when the backend does; `socket` then stays the caller's.
+    /// Owns:    the stream has the descriptor.
+    /// Example: examples/cpp/sockets.cpp
     static result<stream> adopt(loop& on, fd&& socket) noexcept {
         auto adopted = attached::adopt(on, std::move(socket));
         if (!adopted) {
@@ -33,37 +44,68 @@ public:
         return stream(std::move(*adopted));
     }
 
-    /// Two Unix sockets that are connected with each other.
+    /// Makes two Unix sockets that are connected with each other.
+    ///
+    /// Fails:   as socketpair(2) does; nothing is left open.
+    /// Example: examples/cpp/copy.cpp
     static result<stream_pair> pair(loop& on) noexcept;
 
-    /// Bytes in a buffer that the loop lends until the next await: an idle stream holds none. Where that is
-    /// a send of them, here or elsewhere, it is lent until the send has ended, and on from there.
+    /// Receives bytes into a buffer that the loop lends until the next await: an idle stream holds none.
+    /// Where that await is a send of them, here or elsewhere, it is lent until the send has ended, and on
+    /// from there.
+    ///
     /// Completes: with at least a byte, or with none at the end of the stream.
+    /// Fails:     as recv(2) does, `not_enough_memory`, `operation_canceled`.
     auto receive() noexcept { return detail::receive_awaiter(kernel(), self()); }
 
-    /// Bytes into `buffer`, which stays alive meanwhile; as many as are there, at least one.
+    /// Receives bytes into `buffer`, which is not empty and stays alive meanwhile; as many as are there, at
+    /// least one.
+    ///
+    /// Completes: with their number; 0 at the end of the stream.
+    /// Fails:     as recv(2) does, `operation_canceled`, and then nothing was read.
     auto recv(std::span<std::byte> buffer) noexcept { return detail::recv_awaiter(kernel(), self(), buffer); }
 
-    /// Some bytes of `buffer`, which stays alive meanwhile; write_all (stream.hpp) sends all.
+    /// Sends some bytes of `buffer`, which stays alive meanwhile; write_all (stream.hpp) sends all.
+    ///
+    /// Completes: with their number, once the kernel has them; the peer may have none yet.
+    /// Fails:     as send(2) does, `broken_pipe` without a signal; `operation_canceled`, and then nothing was
+    ///            sent.
     auto send(std::span<const std::byte> buffer) noexcept {
         return detail::send_one_awaiter(kernel(), self(), buffer);
     }
 
-    /// Some bytes of `buffers`, in order, in one system call (IOV_MAX at most).
+    /// Sends some bytes of `buffers`, in order, in one system call (IOV_MAX at most); otherwise the same.
     auto send(std::span<const iovec> buffers) noexcept {
         return detail::send_awaiter(kernel(), self(), buffers);
     }
 
-    /// send(), now or never: fails with `resource_unavailable_try_again` instead of waiting.
-    result<std::size_t> try_send(std::span<const iovec> buffers) noexcept {
+    /// Sends now or never; otherwise as send(). Where `more` follows at once, TCP on Linux may hold back a
+    /// segment that is not full: until the next send without it, until push(), or for 200 ms.
+    /// Fails: `resource_unavailable_try_again` instead of waiting.
+    result<std::size_t> try_send(std::span<const iovec> buffers, bool more = false) noexcept {
         return detail::try_now(kernel(), opcode::send, self(), [&](io_op& operation) {
+            operation.more = more;
             operation.parts = buffers.data();
             operation.part_count = detail::count_of(buffers);
         });
     }
 
-    /// Some of the `count` bytes at `offset` of the regular file `file`, which stays open meanwhile; the
-    /// kernel moves them. send_file (send_file.hpp) sends all.
+    /// Sends what try_send() was told to hold back. Nothing else of the socket changes; one whose user has
+    /// set TCP_CORK keeps its bytes until he takes that back.
+    void push() noexcept {
+#if defined(TCP_CORK)
+        const int number = live();
+        int corked = 0;
+        socklen_t size = sizeof corked;
+        if (::getsockopt(number, IPPROTO_TCP, TCP_CORK, &corked, &size) == 0 && corked == 0) {
+            ::setsockopt(number, IPPROTO_TCP, TCP_CORK, &corked, size);
+        }
+#endif
+    }
+
+    /// Sends some of the `count` bytes at `offset` of the regular file `file`, which stays open meanwhile;
+    /// the kernel moves them. send_file (send_file.hpp) sends all.
+    ///
     /// Completes: with the bytes sent; with none at the file's end.
     /// Fails:     as send does, or as sendfile(2) for what is no file.
     auto sendfile(int file, std::int64_t offset, std::size_t count) noexcept {
@@ -71,6 +113,7 @@ public:
     }
 
     /// Ends one direction: after `write` the peer finds the end of the stream, and we can still read.
+    /// Fails: as shutdown(2) does: `not_connected`, `not_a_socket` for a pipe.
     result<void> shutdown(direction toward) noexcept {
         return shutdown(toward == direction::write ? SHUT_WR : SHUT_RD);
     }
@@ -90,7 +133,9 @@ public:
     /// Finds out that the peer is gone although nobody sends anything (TCP): asks it after two hours.
     result<void> set_keep_alive(bool on) noexcept { return set_option(SOL_SOCKET, SO_KEEPALIVE, on ? 1 : 0); }
 
-    /// Asks a silent peer after `idle`, then each `interval`; `probes` without an answer end the stream.
+    /// Asks a silent peer after `idle`, then each `interval`; `probes` without an answer end the stream with
+    /// `timed_out`.
+    /// Fails: as setsockopt(2) does; those before the one that failed are set.
     result<void> set_keep_alive(std::chrono::seconds idle, std::chrono::seconds interval,
                                 int probes) noexcept {
 #if defined(TCP_KEEPIDLE)
@@ -106,10 +151,12 @@ public:
         return done ? std::error_code{} : system_error_code(errno);
     }
 
+    /// The descriptor alone, as attached has it.
     using socket_base::release;
 
     /// Gives the descriptor away as release() does, and with it the bytes that were received and that nobody
     /// has asked for: a backend that completes (io_uring) receives ahead, once receive() was called.
+    /// Fails: throws std::bad_alloc, and then nothing was given away.
     [[nodiscard]] int release(std::vector<std::byte>& unread) {
         unread = take_unclaimed().bytes;
         return release();
@@ -120,9 +167,10 @@ private:
 };
 
 /// Two ends of one connection.
+/// Owns: both.
 struct stream_pair {
-    stream first;
-    stream second;
+    stream first;   ///< what is written here is read there
+    stream second;  ///< and the other way round
 };
 
 inline result<stream_pair> stream::pair(loop& on) noexcept {
@@ -138,6 +186,7 @@ inline result<stream_pair> stream::pair(loop& on) noexcept {
     return stream_pair{std::move(*first), std::move(*second)};
 }
 
+/// What connect() does to a socket before it connects it.
 struct client_options {
     address local{};        ///< where to connect from; none: the kernel chooses
     bool no_delay = false;  ///< TCP alone
@@ -171,10 +220,13 @@ inline result<fd> make_client_socket(const address& peer, const client_options& 
 
 }  // namespace detail
 
-/// A connection to `peer`, on the calling task's loop.
+/// Connects to `peer`, on the calling task's loop.
 ///
-/// Fails: as connect(2) does, or `operation_canceled`; nothing is left open. A Unix listener whose queue
-///        is full is `resource_unavailable_try_again`: the kernel does not tell when there is room.
+/// Fails:     as connect(2) does, or `operation_canceled`; nothing is left open. A Unix listener whose queue
+///            is full is `resource_unavailable_try_again`: the kernel does not tell when there is room.
+/// Cancelled: leaves at once, and closes the socket.
+/// Owns:      the caller has the stream.
+/// Example:   examples/cpp/chat_room.cpp
 inline task<result<stream>> connect(address peer, client_options options = {}) {
     const context here = co_await current_context();
     auto made = detail::make_client_socket(peer, options);

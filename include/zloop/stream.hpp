@@ -24,7 +24,7 @@
 
 namespace zloop {
 
-/// What gives an R when it is awaited: an awaiter, a task, or what has an operator co_await.
+/// Is what gives an R when it is awaited: an awaiter, a task, or what has an operator co_await.
 template <class A, class R>
 concept awaitable_to = requires(A&& that) {
     { that.await_resume() } -> std::same_as<R>;
@@ -34,39 +34,44 @@ concept awaitable_to = requires(A&& that) {
     { operator co_await(static_cast<A&&>(that)).await_resume() } -> std::same_as<R>;
 };
 
-/// `recv(span)` gives some bytes, at least one; none at the end.
+/// Has `recv(span)`, which gives some bytes, at least one; none at the end.
+/// Example: examples/cpp/buffered_reader.cpp
 template <class S>
 concept byte_source = requires(S& stream, std::span<std::byte> into) {
     { stream.recv(into) } -> awaitable_to<result<std::size_t>>;
 };
 
-/// `send(span)` takes some bytes, at least one.
+/// Has `send(span)`, which takes some bytes, at least one.
+/// Example: examples/cpp/copy.cpp
 template <class S>
 concept byte_sink = requires(S& stream, std::span<const std::byte> from) {
     { stream.send(from) } -> awaitable_to<result<std::size_t>>;
 };
 
+/// Has both.
 template <class S>
 concept byte_stream = byte_source<S> && byte_sink<S>;
 
-/// A source whose `receive()` lends some bytes until the next await; none at the end.
+/// Has `receive()`, which lends some bytes until the next await; none at the end.
 template <class S>
 concept borrowing_source = byte_source<S> && requires(S& stream) {
     { stream.receive() } -> awaitable_to<result<std::span<const std::byte>>>;
 };
 
-/// A sink whose `send(buffers)` takes some bytes of several buffers, in order; at least one.
+/// Has `send(buffers)`, which takes some bytes of several buffers, in order; at least one.
 template <class S>
 concept vectored_sink = byte_sink<S> && requires(S& stream, std::span<const iovec> from) {
     { stream.send(from) } -> awaitable_to<result<std::size_t>>;
 };
 
-/// The bytes of `text`, to send.
+/// Gives the bytes of `text`, to send.
+/// Owns: nothing: `text` stays alive meanwhile.
 inline std::span<const std::byte> bytes_of(std::string_view text) noexcept {
     return std::as_bytes(std::span(text.data(), text.size()));
 }
 
-/// `bytes` that were received, to look at; it stays as they do.
+/// Gives `bytes` that were received as text, to look at.
+/// Owns: nothing: `bytes` stay as long as they did.
 inline std::string_view as_text(std::span<const std::byte> bytes) noexcept {
     return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
@@ -150,8 +155,11 @@ private:
 
 }  // namespace detail
 
-/// Sends all of `buffer`.
-/// Fails: as send does; then an unknown part is sent.
+/// Sends all of `buffer`, which stays alive meanwhile.
+///
+/// Fails:     as send does; then an unknown part is sent.
+/// Cancelled: the same: an unknown part is sent. copy() counts.
+/// Example:   examples/cpp/pipe.cpp
 template <byte_sink S>
 task<result<void>> write_all(S& stream, std::span<const std::byte> buffer) {
     while (!buffer.empty()) {
@@ -166,7 +174,10 @@ task<result<void>> write_all(S& stream, std::span<const std::byte> buffer) {
 
 /// Sends all of `parts`, in order: together where the sink takes several buffers, else one after the other.
 /// The list stays alive until the end as well.
-/// Fails: as send does; then an unknown part is sent.
+///
+/// Fails:     as send does; then an unknown part is sent.
+/// Cancelled: the same.
+/// Example:   examples/cpp/pipe.cpp
 template <byte_sink S>
 task<result<void>> write_all(S& stream, std::span<const std::span<const std::byte>> parts) {
     if constexpr (vectored_sink<S>) {
@@ -189,8 +200,12 @@ task<result<void>> write_all(S& stream, std::span<const std::span<const std::byt
     co_return {};
 }
 
-/// Fills `buffer`.
-/// Fails: `errc::end_of_stream` when the stream ends inside; what came is in the buffer.
+/// Fills `buffer`, which stays alive meanwhile.
+///
+/// Fails:     `errc::end_of_stream` when the stream ends inside, else as recv does; what came is in the
+///            buffer.
+/// Cancelled: the same; how much came, nobody tells. buffered_reader keeps it.
+/// Example:   examples/cpp/pipe.cpp
 template <byte_source S>
 task<result<void>> read_exactly(S& stream, std::span<std::byte> buffer) {
     while (!buffer.empty()) {
@@ -206,10 +221,14 @@ task<result<void>> read_exactly(S& stream, std::span<std::byte> buffer) {
     co_return {};
 }
 
-/// Appends to `buffer` until `delimiter` is in it, and returns the size up to and with the delimiter.
-/// What came behind it stays in the buffer: erase what was used and call again.
-/// Fails: `errc::limit_exceeded` when `limit_bytes` hold no delimiter, `errc::end_of_stream`, as recv does;
-///        what came is in the buffer.
+/// Appends to `buffer` until `delimiter` is in it. What came behind it stays in the buffer: erase what was
+/// used and call again.
+///
+/// Completes: with the size up to and with the delimiter; at once when it is there already.
+/// Fails:     `errc::limit_exceeded` when `limit_bytes` hold no delimiter, `errc::end_of_stream`, as recv
+///            does; what came is in the buffer.
+/// Cancelled: the same: the next call goes on.
+/// Example:   examples/cpp/graceful_shutdown.cpp
 template <byte_source S>
 task<result<std::size_t>> read_until(S& stream, std::string& buffer, std::string delimiter,
                                      std::size_t limit_bytes = 64 * 1024) {

@@ -16,8 +16,13 @@
 namespace zloop {
 
 /// Something that has happened, or not yet. Any number of tasks wait for it.
+///
+/// Owns:    no waiter: must be without any at its end.
+/// Thread:  that of its loop.
+/// Example: examples/cpp/sync.cpp
 class event {
 public:
+    /// Whether it has happened.
     bool is_set() const noexcept { return set_; }
 
     /// Lets all that wait go on, and all that will, until reset().
@@ -25,10 +30,13 @@ public:
         set_ = true;
         waiting_.wake_all();
     }
+    /// Has it not happened yet, for all who come later.
     void reset() noexcept { set_ = false; }
 
+    /// What wait() gives.
     class waiter : wait_queue::waiter {
     public:
+        /// Will wait for `awaited`.
         explicit waiter(event& awaited) noexcept : wait_queue::waiter(awaited.waiting_), awaited_(awaited) {}
 
         bool await_ready() const noexcept { return awaited_.set_; }
@@ -46,8 +54,11 @@ public:
         event& awaited_;
     };
 
+    /// Waits until it has happened.
+    ///
     /// Completes: at once when it is set, or once it was: a reset() right after is not noticed.
     /// Fails:     `operation_canceled`.
+    /// Cancelled: leaves at once; where it was set already, that wins.
     [[nodiscard]] waiter wait() noexcept { return waiter(*this); }
 
 private:
@@ -56,15 +67,19 @@ private:
 };
 
 /// An event that happens when a number of others have. Once.
+///
+/// Thread:  that of its loop.
+/// Example: examples/cpp/sync.cpp
 class latch {
 public:
+    /// Expects so many; none: it is open.
     explicit latch(std::size_t expected) noexcept : left_(expected) {
         if (left_ == 0) {
             done_.set();
         }
     }
 
-    /// One of `count` less to wait for. No more of them than were expected.
+    /// Counts `count` of them, which are no more than are still expected.
     void count_down(std::size_t count = 1) noexcept {
         assert(count <= left_);
         left_ -= count;
@@ -73,8 +88,11 @@ public:
         }
     }
 
+    /// Whether all have counted down.
     bool is_open() const noexcept { return done_.is_set(); }
 
+    /// Waits until it is open.
+    ///
     /// Completes: when the last one has counted down.
     /// Fails:     `operation_canceled`.
     [[nodiscard]] event::waiter wait() noexcept { return done_.wait(); }
@@ -85,12 +103,19 @@ private:
 };
 
 /// A number of permits.
+///
+/// Owns:    no waiter: must be without any at its end.
+/// Thread:  that of its loop.
+/// Example: examples/cpp/sync.cpp
 class semaphore {
 public:
+    /// Has so many permits at first.
     explicit semaphore(std::size_t permits) noexcept : free_(permits) {}
 
+    /// How many permits nobody has.
     std::size_t available() const noexcept { return free_; }
 
+    /// Takes a permit if there is one, without waiting.
     bool try_acquire() noexcept {
         if (free_ == 0) {
             return false;
@@ -108,8 +133,10 @@ public:
         }
     }
 
+    /// What acquire() gives.
     class waiter : wait_queue::waiter {
     public:
+        /// Will wait for a permit of `awaited`.
         explicit waiter(semaphore& awaited) noexcept
             : wait_queue::waiter(awaited.waiting_), awaited_(awaited) {}
 
@@ -128,8 +155,11 @@ public:
         semaphore& awaited_;
     };
 
-    /// Completes: with a permit, to be given back by release().
+    /// Waits for a permit.
+    ///
+    /// Completes: with one, to be given back by release().
     /// Fails:     `operation_canceled`, without one.
+    /// Cancelled: leaves at once; a permit that was handed to it already is its own.
     [[nodiscard]] waiter acquire() noexcept { return waiter(*this); }
 
 private:
@@ -138,13 +168,20 @@ private:
 };
 
 /// What one task at a time may hold, over its awaits.
+///
+/// Owns:    no waiter: must be without any at its end.
+/// Thread:  that of its loop.
+/// Example: examples/cpp/sync.cpp
 class mutex {
 public:
     /// Holds the mutex, and lets go of it at its end.
     class [[nodiscard]] guard {
     public:
+        /// Holds nothing.
         guard() noexcept = default;
+        /// Takes the mutex from `other`, which holds nothing then.
         guard(guard&& other) noexcept : held_(std::exchange(other.held_, nullptr)) {}
+        /// Lets go of its own mutex, and takes that of `other`.
         guard& operator=(guard&& other) noexcept {
             if (this != &other) {
                 unlock();  // now, not when `other` ends
@@ -152,9 +189,12 @@ public:
             }
             return *this;
         }
+        /// Lets go of the mutex.
         ~guard() { unlock(); }
 
+        /// Whether it holds a mutex.
         explicit operator bool() const noexcept { return held_ != nullptr; }
+        /// Lets go of the mutex, now: it goes to who waits longest.
         void unlock() noexcept {
             if (mutex* const freed = std::exchange(held_, nullptr)) {
                 freed->permit_.release();
@@ -169,11 +209,13 @@ public:
         mutex* held_ = nullptr;
     };
 
-    /// A guard without the mutex where another has it.
+    /// Takes the mutex if nobody has it, without waiting; else the guard is empty.
     guard try_lock() noexcept { return permit_.try_acquire() ? guard(*this) : guard(); }
 
+    /// What lock() gives.
     class waiter : public semaphore::waiter {
     public:
+        /// Will wait for `awaited`.
         explicit waiter(mutex& awaited) noexcept : semaphore::waiter(awaited.permit_), awaited_(awaited) {}
 
         result<guard> await_resume() const noexcept {
@@ -188,8 +230,11 @@ public:
         mutex& awaited_;
     };
 
-    /// Completes: with the mutex: `auto held = (co_await mutex.lock()).value();`
+    /// Waits for the mutex: `auto held = (co_await mutex.lock()).value();`
+    ///
+    /// Completes: with a guard that holds it.
     /// Fails:     `operation_canceled`, without it.
+    /// Cancelled: leaves at once; where the mutex was handed to it already, it has it.
     [[nodiscard]] waiter lock() noexcept { return waiter(*this); }
 
 private:
@@ -197,19 +242,27 @@ private:
 };
 
 /// Something that changes under a mutex, and whoever waits for a change.
+///
+/// Owns:    no waiter: must be without any at its end.
+/// Thread:  that of its loop.
+/// Example: examples/cpp/sync.cpp
 class condition {
 public:
+    /// Wakes who waits longest, if anybody does.
     void notify_one() noexcept {
         if (!waiting_.empty()) {
             waiting_.pop().wake();
         }
     }
+    /// Wakes all who wait.
     void notify_all() noexcept { waiting_.wake_all(); }
 
     /// Lets go of the mutex that `held` holds until it is notified; `held` has it again at the end, however
-    /// that comes.
+    /// that comes, unless the loop ends.
+    ///
     /// Completes: after a notification; nothing but one wakes it, but look again at what you wait for.
     /// Fails:     `operation_canceled`.
+    /// Cancelled: stops waiting at once, and waits for the mutex; a notification that came before wins.
     task<result<void>> wait(mutex::guard& held) {
         mutex& released = *held.held_;
         const auto outcome = co_await waiter(*this, held);
@@ -217,7 +270,8 @@ public:
         co_return outcome;
     }
 
-    /// Waits until `satisfied()` is true.
+    /// Waits until `satisfied()` is true, which is asked with the mutex held; at once when it is already.
+    /// Fails: as wait() does.
     template <class F>
     task<result<void>> wait_until(mutex::guard& held, F satisfied) {
         while (!satisfied()) {

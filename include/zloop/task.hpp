@@ -25,12 +25,16 @@
 namespace zloop {
 
 /// What a running task knows of its surroundings. Null before it is started.
+///
+/// Owns:    nothing: the loop and the scope outlive the task.
+/// Example: examples/cpp/awaitable.cpp
 struct context {
-    loop* on = nullptr;
-    scope* within = nullptr;
+    loop* on = nullptr;       ///< where it runs
+    scope* within = nullptr;  ///< what it is cancelled with
 };
 
-/// A promise whose coroutine knows its surroundings: what zloop's awaitables can be awaited in.
+/// Is what zloop's awaitables ask of a coroutine's promise: that it knows its surroundings.
+/// Example: examples/cpp/awaitable.cpp
 template <class P>
 concept task_promise = requires(P& promise) {
     { promise.surroundings() } -> std::same_as<const context&>;
@@ -238,33 +242,48 @@ private:
 
 }  // namespace detail
 
-/// A lazy coroutine with a result of type T: a value, a reference or void.
+/// A lazy coroutine with a result of type T: a value, a reference or void. It runs when it is awaited, or
+/// when a job, a nursery, spawn() or run() starts it.
 ///
 /// Completes: when the coroutine returns; `co_await std::move(task)` gives its result.
-/// Fails:     with the exception that left the coroutine.
-/// Owns:      the frame. A task that was started is not destroyed before it has ended.
+/// Fails:     with the exception that left the coroutine. Calling the coroutine throws std::bad_alloc where
+///            there is no memory for its frame.
+/// Cancelled: with the scope that it runs in: what it waits for ends with operation_canceled, and the task
+///            goes on from there. One that is never awaited never runs.
+/// Owns:      the frame, with the arguments of the call. A task that was started is not destroyed before it
+///            has ended.
+/// Thread:    that of its loop.
+/// Example:   examples/cpp/sleep.cpp
 template <class T = void>
 class [[nodiscard]] task {
 public:
+    /// For the compiler.
     using promise_type = detail::task_promise_of<T>;
+    /// The frame, as the language knows it.
     using handle = std::coroutine_handle<promise_type>;
 
+    /// No task: to be assigned to.
     task() noexcept = default;
+    /// Owns `frame`, which has not been started.
     explicit task(handle frame) noexcept : frame_(frame) {}
+    /// Takes the frame of `other`, which is no task then.
     task(task&& other) noexcept : frame_(std::exchange(other.frame_, {})) {}
+    /// Exchanges the frames: that of this task goes with `other`.
     task& operator=(task&& other) noexcept {
         std::swap(frame_, other.frame_);
         return *this;
     }
+    /// Destroys the frame. It has not been started, or it has ended.
     ~task() {
         if (frame_) {
             frame_.destroy();
         }
     }
 
-    /// Leaves the frame to the task.
+    /// What settled() gives: awaited, it runs the task, and leaves the frame to it.
     class settler : protected detail::await_link {
     public:
+        /// Will run `frame` in `within`; null: in the caller's scope.
         explicit settler(handle frame, scope* within) noexcept
             : await_link{frame, nullptr}, within_(within) {}
 
@@ -282,8 +301,10 @@ public:
         void await_resume() const noexcept { child_ended(); }
 
     protected:
+        /// The promise of the task.
         promise_type& promise() const noexcept { return handle::from_address(child.address()).promise(); }
 
+        /// Hands the caller's surroundings to the task, which is about to be resumed.
         template <task_promise P>
         promise_type& begin(std::coroutine_handle<P> caller, site where) noexcept {
             promise_type& begun = promise();
@@ -303,12 +324,15 @@ public:
         scope* within_;
     };
 
-    /// Owns the frame.
+    /// What co_await and within() give: awaited, it runs the task and gives its result.
+    /// Owns: the frame.
     class awaiter : public settler {
     public:
+        /// Will run `frame` in `within`; null: in the caller's scope.
         explicit awaiter(handle frame, scope* within = nullptr) noexcept : settler(frame, within) {}
         awaiter(const awaiter&) = delete;
         awaiter& operator=(const awaiter&) = delete;
+        /// Destroys the frame.
         ~awaiter() {
             if (this->child) {
                 this->child.destroy();
@@ -342,16 +366,19 @@ public:
         }
     };
 
+    /// Runs the task in the caller's scope; gives its result, or throws what it threw.
     awaiter operator co_await() && noexcept { return awaiter(std::exchange(frame_, {})); }
 
-    /// `co_await std::move(task).within(inner)`: as co_await, in a scope of its own, below the caller's.
+    /// Runs the task in a scope of its own, below the caller's: `co_await std::move(task).within(inner)`.
     awaiter within(scope& inner) && noexcept { return awaiter(std::exchange(frame_, {}), &inner); }
 
-    /// `co_await task.settled(inner)`: runs it in `inner` to its end, however it ends; then take().
+    /// Runs the task in `inner` to its end, however it ends: `co_await task.settled(inner)`; then take().
     settler settled(scope& inner) & noexcept { return settler(frame_, &inner); }
 
-    /// The result of a task that has ended; throws what it threw. Once.
+    /// Gives the result of a task that has ended. Once.
+    /// Fails: throws what the task threw.
     T take() { return frame_.promise().take(); }
+    /// Whether a task that has ended threw.
     bool failed() const noexcept { return frame_.promise().failed(); }
 
     /// For those who start tasks themselves (job.hpp); everybody else awaits.
@@ -377,7 +404,8 @@ inline task<void> task_promise_of<void>::get_return_object() noexcept {
 
 }  // namespace detail
 
-/// `co_await current_context()`: the loop and the scope of the calling task. Never suspends.
+/// Gives the loop and the scope of the calling task: `co_await current_context()`. Never suspends.
+/// Example: examples/cpp/awaitable.cpp
 class [[nodiscard]] current_context {
 public:
     bool await_ready() const noexcept { return false; }
@@ -392,9 +420,13 @@ private:
     context found_;
 };
 
-/// `co_await next_turn()`: goes on in the loop's next turn, behind what is queued. Not cancelled.
+/// Goes on in the loop's next turn, behind what is queued: `co_await next_turn()`.
+///
+/// Cancelled: not at all: it takes its turn in any case.
+/// Example:   examples/cpp/sync.cpp
 class [[nodiscard]] next_turn : op {
 public:
+    /// An awaitable for one co_await.
     next_turn() noexcept : op([](op& self) noexcept { static_cast<next_turn&>(self).caller_.resume(); }) {}
 
     bool await_ready() const noexcept { return false; }

@@ -25,27 +25,32 @@ struct tls_handshake;
 
 namespace zloop::tls {
 
-/// A certificate of OpenSSL's, owned.
+/// Gives a certificate back to OpenSSL.
 struct certificate_deleter {
+    /// Frees a reference.
     void operator()(X509* owned) const noexcept { ::X509_free(owned); }
 };
+/// A certificate of OpenSSL's, owned; null: none.
 using certificate = std::unique_ptr<X509, certificate_deleter>;
 
 /// Bytes that nobody in between can read or change.
 ///
-/// Owns:      `S`, unless that is a reference. It may move while something waits on it, but is not destroyed
-///            then: `below().close()` ends that. One that is destroyed says nothing to its peer: shutdown().
 /// Completes: recv and send as those of any stream. What is still owed to the peer, after a send that was
 ///            cancelled or by the protocol itself, leaves with whatever is awaited next, or is already.
 /// Fails:     as the stream below does; with what the peer has done wrong (tls/error.hpp), and then always.
+/// Cancelled: as recv() and send() tell; the stream stays usable.
+/// Owns:      `S`, unless that is a reference. It may move while something waits on it, but is not destroyed
+///            then: `below().close()` ends that. One that is destroyed says nothing to its peer: shutdown().
 /// Overlap:   recv beside send; otherwise one at a time.
-/// Thread:    its loop's.
+/// Thread:    that of its loop.
 /// Example:   examples/cpp/https_get.cpp
 template <byte_stream S>
 class stream {
 public:
+    /// No stream. Of one, only recv, send, finish and shutdown are asked, which fail with `not_connected`.
     stream() noexcept = default;
 
+    /// Whether it was made by a handshake, and not moved from.
     explicit operator bool() const noexcept { return carrier_ != nullptr; }
 
     /// Bytes into `buffer`, which stays alive meanwhile; as many as are there, at least one.
@@ -66,11 +71,12 @@ public:
     }
 
     /// Says that nothing more will be sent (close_notify). The peer may go on.
+    /// Fails: as the stream below does; `operation_canceled`.
     task<result<void>> finish() { return carrier_ ? carrier_->finish() : refused<void>(); }
 
     /// Says the same, and waits until the peer has said it too, or `patience` is over; what it sends
     /// meanwhile is dropped. A peer that just goes has said it.
-    /// Fails: `timed_out`.
+    /// Fails: `timed_out`; as the stream below does; `operation_canceled`.
     task<result<void>> shutdown(nanoseconds patience = std::chrono::seconds(5)) {
         return carrier_ ? with_timeout(patience, carrier_->say_goodbye()) : refused<void>();
     }
@@ -177,11 +183,17 @@ namespace zloop::tls {
 ///
 /// The server's certificate must be for `host`, a name or an address; a server of several names learns which
 /// one is meant. `earlier` is newest_session() of a connection before, of this context to this host.
-/// Owns:  `below`, unless that is an lvalue, which then outlives what is made.
-/// Fails: as the stream below does; `tls::errc::truncated` when the peer leaves; in certificate_category()
-///        when its certificate is refused, in openssl_category() otherwise (tls/error.hpp);
-///        `invalid_argument` without a host whose certificate could be checked; `operation_canceled`. Then an
-///        owned stream is gone. Nothing limits the time: with_timeout does.
+///
+/// Completes: when the handshake is done, and our last part of it sent. Nothing limits the time: with_timeout
+///            does.
+/// Fails:     as the stream below does; `tls::errc::truncated` when the peer leaves; in
+///            certificate_category() when its certificate is refused, in openssl_category() otherwise
+///            (tls/error.hpp); `invalid_argument` without a host whose certificate could be checked;
+///            `operation_canceled`. Then an owned stream is gone.
+/// Cancelled: as any failure.
+/// Owns:      `below`, unless that is an lvalue, which then outlives what is made.
+/// Thread:    that of the loop.
+/// Example:   examples/cpp/https_get.cpp
 template <class S>
     requires byte_stream<std::remove_reference_t<S>>
 task<result<stream<S>>> connect(S&& below, context with, std::string host, session earlier = {}) {
@@ -190,6 +202,7 @@ task<result<stream<S>>> connect(S&& below, context with, std::string host, sessi
 }
 
 /// Makes a stream secure, as its server; otherwise as connect().
+/// Example: examples/cpp/https_get.cpp
 template <class S>
     requires byte_stream<std::remove_reference_t<S>>
 task<result<stream<S>>> accept(S&& below, context with) {

@@ -90,19 +90,22 @@ private:
 /// Suspends the calling task until `fd`, which is not in service of a loop, has something to read: data,
 /// the end, an error.
 ///
-/// Completes: on a later turn, also where it is ready at once (as a regular file always is). What is
-///            there may be gone again when the task reads: who shares the descriptor reads so that it
-///            does not block.
-/// Fails:     `operation_canceled`; `bad_file_descriptor`; `device_or_resource_busy` where another task
-///            waits for the same, or the descriptor is a stream's.
+/// Completes: on a later turn, also where it is ready at once (as a regular file always is). What is there
+///            may be gone again when the task reads: who shares the descriptor reads so that it does not
+///            block.
+/// Fails:     `bad_file_descriptor`; `device_or_resource_busy` where another task waits for the same, or the
+///            descriptor is a stream's; `operation_canceled`.
+/// Cancelled: leaves at once; one that is ready already wins. Nothing was read in either case.
 /// Owns:      nothing: the descriptor stays open until the wait has ended. Nothing is watched after that.
 /// Overlap:   one wait a direction of a descriptor.
-/// Example:   docs/guide.md
+/// Thread:    that of its loop.
+/// Example:   examples/cpp/watch.cpp
 [[nodiscard]] inline auto wait_readable(int fd) noexcept {
     return detail::watch_awaiter(fd, direction::read);
 }
 
 /// Suspends the calling task until `fd` takes something, or has failed; otherwise as wait_readable.
+/// Example: examples/cpp/watch.cpp
 [[nodiscard]] inline auto wait_writable(int fd) noexcept {
     return detail::watch_awaiter(fd, direction::write);
 }

@@ -205,19 +205,26 @@ task<void> run_all(group& home, std::tuple<member<Ts>...>& list) {
 }  // namespace detail
 
 /// What when_any gives for a list: which task was first, and its result.
+/// Example: examples/cpp/when.cpp
 template <class T>
 struct first_of {
-    std::size_t index;
-    T value;
+    std::size_t index;  ///< in the list
+    T value;            ///< its result; a pointer where that is a reference
 };
+/// The same of tasks without a result.
 template <>
 struct first_of<void> {
-    std::size_t index;
+    std::size_t index;  ///< in the list
 };
 
 /// Runs all, and gives all results, in order: T, T* for a task<T&>, std::monostate for a task<void>.
-/// Fails: with the first exception of one; the others are cancelled and joined, and what they throw
-///        besides goes to the loop's failure hook. An error in a result<T> is a result like others.
+///
+/// Completes: when all have ended; those that do not wait have before the first suspension.
+/// Fails:     throws the first exception of one; the others are cancelled and joined, and what they throw
+///            besides goes to the loop's failure hook. An error in a result<T> is a result like others.
+/// Cancelled: all are; what they give then is given.
+/// Owns:      the tasks.
+/// Example:   examples/cpp/when.cpp
 template <class... Ts>
 task<std::tuple<detail::stored<Ts>...>> when_all(task<Ts>... work) {
     detail::group home(co_await current_context(), detail::group::until::first_failure);
@@ -229,7 +236,7 @@ task<std::tuple<detail::stored<Ts>...>> when_all(task<Ts>... work) {
     co_return std::apply([](auto&... one) { return std::tuple<detail::stored<Ts>...>{one.take()...}; }, list);
 }
 
-/// The same for a list. An empty one is done at once.
+/// Runs all tasks of a list; otherwise the same. An empty one is done at once.
 template <class T>
     requires(!std::is_void_v<T>)
 task<std::vector<detail::stored<T>>> when_all(std::vector<task<T>> work) {
@@ -246,6 +253,7 @@ task<std::vector<detail::stored<T>>> when_all(std::vector<task<T>> work) {
     }
     co_return results;
 }
+/// The same for tasks without a result.
 inline task<void> when_all(std::vector<task<void>> work) {
     detail::group home(co_await current_context(), detail::group::until::first_failure);
     detail::members<void> list(work.size());
@@ -255,10 +263,15 @@ inline task<void> when_all(std::vector<task<void>> work) {
     }
 }
 
-/// Runs all until the first has ended; the others are cancelled and joined, and their results dropped.
-/// Which one it was is the variant's index(); what types it holds is as for when_all.
-/// Fails:   with the first one's exception, if it ended so.
-/// Example: examples/cpp/parallel_ping.cpp
+/// Runs all until the first has ended; the others are cancelled and joined, and their results dropped. Which
+/// one it was is the variant's index(); what types it holds is as for when_all.
+///
+/// Completes: when all have ended.
+/// Fails:     throws the first one's exception, if it ended so; what others throw goes to the loop's failure
+///            hook.
+/// Cancelled: all are, and the first to end has the result.
+/// Owns:      the tasks.
+/// Example:   examples/cpp/parallel_ping.cpp
 template <class... Ts>
 task<std::variant<detail::stored<Ts>...>> when_any(task<Ts>... work) {
     using outcome_type = std::variant<detail::stored<Ts>...>;
@@ -272,7 +285,8 @@ task<std::variant<detail::stored<Ts>...>> when_any(task<Ts>... work) {
     co_return std::move(*outcome);
 }
 
-/// The same for a list. Throws std::invalid_argument for an empty one.
+/// Runs the tasks of a list until the first has ended; otherwise the same.
+/// Fails: also by std::invalid_argument for an empty list.
 template <class T>
     requires(!std::is_void_v<T>)
 task<first_of<detail::stored<T>>> when_any(std::vector<task<T>> work) {
@@ -282,6 +296,7 @@ task<first_of<detail::stored<T>>> when_any(std::vector<task<T>> work) {
     co_await detail::run_all(home, list, std::move(work));
     co_return first_of<detail::stored<T>>{home.decisive(), list[home.decisive()]->take()};
 }
+/// The same for tasks without a result.
 inline task<first_of<void>> when_any(std::vector<task<void>> work) {
     detail::require_some(work.size());
     detail::group home(co_await current_context(), detail::group::until::first_end);

@@ -2,6 +2,8 @@
 //
 // What lies beside it is what a program includes. The folders are what that is made of: core/ a loop and a
 // task, kernel/ the seam to the system, wait/ awaitables, tls/ and testing/ what their doors bring.
+//
+// Example: examples/cpp/sleep.cpp
 #pragma once
 
 #include <zloop/address.hpp>

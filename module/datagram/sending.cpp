@@ -87,7 +87,7 @@ py::ref DatagramTransport::sendto(const py::arguments& args) {
         }
         to = remote.get();
     }
-    flush_cork(*core);  // what was written before, leaves before; may end this transport, too
+    core->held.push_all();  // what was written before, leaves before
     if (lost || (lost_writes != 0 && addressed)) {
         count_lost_write("socket.send() raised exception.");
         return py::none();

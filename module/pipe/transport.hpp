@@ -6,7 +6,7 @@
 // Also sockets, terminals and other character devices. The loop's add_reader() and add_writer() watch
 // them; they are not in service as sockets are: a terminal may have a transport for each direction, and
 // a writing end is watched for reading, which tells that its readers are gone. What is written leaves
-// at once, uncorked: with several writers on a pipe, each write() up to PIPE_BUF is kept together.
+// at once, unjoined: with several writers on a pipe, each write() up to PIPE_BUF is kept together.
 //
 // The Python file object owns the descriptor. The loop keeps what it watches; a transport that is neither
 // watched nor held is collected, as asyncio's is.

@@ -17,7 +17,6 @@ py::ref SocketTransport::begin_sendfile(const py::arguments& args) {
         py::raise(PyExc_RuntimeError, "sendfile is in progress already");
     }
     py::ref future = py::ref::steal(PyObject_CallMethod(core->self(), "create_future", nullptr));
-    flush_own_cork();
     if (lost_writes != 0 || !socket) {
         py::raise(PyExc_ConnectionError, "Connection is closed by peer");
     }
@@ -32,7 +31,7 @@ py::ref SocketTransport::begin_sendfile(const py::arguments& args) {
     return future;
 }
 
-/// What the kernel did with it. Corked; in the connection's context.
+/// What the kernel did with it. In the connection's context.
 void SocketTransport::file_moved(std::error_code error, std::size_t count) noexcept {
     if (!is_sending_file()) {
         return;

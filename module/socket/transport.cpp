@@ -14,7 +14,7 @@ const transport_kind SocketTransport::own_kind = {
 
 // Birth.
 
-bool wants_no_delay(PyObject* sock) {
+bool is_tcp_socket(PyObject* sock) {
     const auto number = [sock](const char* name) {
         const py::ref value = py::attribute(sock, name);
         return PyLong_AsLong(value.get());
@@ -35,6 +35,20 @@ void SocketTransport::own(zloop::stream connected) noexcept {
     lost = false;
 }
 
+namespace {
+
+/// Whether who has this address is this machine. One that is another's of ours is taken for a far one.
+bool is_loopback(const sockaddr& address) noexcept {
+    if (address.sa_family == AF_INET) {
+        const auto& v4 = reinterpret_cast<const sockaddr_in&>(address);
+        return ntohl(v4.sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
+    }
+    return address.sa_family == AF_INET6 &&
+           IN6_IS_ADDR_LOOPBACK(&reinterpret_cast<const sockaddr_in6&>(address).sin6_addr);
+}
+
+}  // namespace
+
 py::ref SocketTransport::from_python(loop_state& core, PyObject* sock, PyObject* protocol, PyObject* waiter,
                                      PyObject* extra, PyObject* server, PyObject* context) {
     const py::ref fileno = py::ref::steal(PyObject_CallMethod(sock, "fileno", nullptr));
@@ -42,7 +56,7 @@ py::ref SocketTransport::from_python(loop_state& core, PyObject* sock, PyObject*
     if (number < 0) {
         throw py::error_set{};
     }
-    const bool no_delay = wants_no_delay(sock);
+    const bool is_tcp = is_tcp_socket(sock);
     py::ref object = new_transport<SocketTransport>(
         core.state->socket_transport_type.get(), core,
         context != Py_None ? py::ref::borrow(context) : py::ref::steal(PyContext_CopyCurrent()));
@@ -53,9 +67,10 @@ py::ref SocketTransport::from_python(loop_state& core, PyObject* sock, PyObject*
         static_cast<void>(descriptor.release());  // the Python socket's
         py::raise_os_error(adopted.error());
     }
-    if (no_delay) {
+    if (is_tcp) {
         static_cast<void>(adopted->set_option(IPPROTO_TCP, TCP_NODELAY, 1));
     }
+    self.is_tcp = is_tcp;
     self.sock = py::ref::borrow(sock);
     self.own(std::move(*adopted));
     self.remember_peer(self.socket.peer_address());
@@ -67,10 +82,11 @@ py::ref SocketTransport::from_python(loop_state& core, PyObject* sock, PyObject*
 }
 
 void SocketTransport::from_accepted(loop_state& core, zloop::stream socket, const zloop::address& peer,
-                                    PyObject* protocol, PyObject* server, py::ref context) {
+                                    bool is_tcp, PyObject* protocol, PyObject* server, py::ref context) {
     const py::ref object =
         new_transport<SocketTransport>(core.state->socket_transport_type.get(), core, std::move(context));
     auto& self = *reinterpret_cast<SocketTransport*>(object.get());
+    self.is_tcp = is_tcp;
     self.own(std::move(socket));
     self.remember_peer(peer);
     self.connected(protocol, server, Py_None);
@@ -79,6 +95,7 @@ void SocketTransport::from_accepted(loop_state& core, zloop::stream socket, cons
 void SocketTransport::remember_peer(const zloop::address& address) {
     if (address.family() == AF_INET || address.family() == AF_INET6) {
         std::memcpy(&peer, address.data(), address.size());
+        peer_is_local = is_loopback(peer.any);
     } else {
         peername = name_of(address);
     }
@@ -109,10 +126,6 @@ py::ref SocketTransport::close() {
     if (closing) {
         return py::none();
     }
-    flush_own_cork();
-    if (closing) {  // the flush has failed
-        return py::none();
-    }
     core->check_closed();
     closing = true;
     stop_reading();
@@ -126,7 +139,6 @@ py::ref SocketTransport::close() {
 py::ref SocketTransport::abort() { return force_close_with(Py_None); }
 
 py::ref SocketTransport::force_close_with(PyObject* error) {
-    flush_own_cork();  // asyncio has sent what was written before
     if (lost_writes == 0) {
         core->check_closed();
         force_close(error);
@@ -154,6 +166,7 @@ void SocketTransport::force_close(PyObject* error) noexcept {
 
 /// From here on the number may be another's.
 void SocketTransport::close_socket() noexcept {
+    core->held.forget(*this);  // its end pushes
     if (socket) {
         capture_names();
         forget_number();
@@ -175,6 +188,10 @@ void SocketTransport::leave_service() noexcept {
     if (!socket) {
         return;
     }
+    if (held && !core->loop->is_inherited()) {
+        push();
+    }
+    core->held.forget(*this);
     capture_names();
     forget_number();
     if (under_tls && !sock && core->state->tls_ends_unknown(protocol.get())) {
@@ -261,10 +278,6 @@ py::ref SocketTransport::get_extra_info(const py::arguments& args) {
 
 /// What an _extra dict of asyncio's holds from the start; ours is made when somebody asks.
 py::ref SocketTransport::known_extra_info(PyObject* name) {
-    const bool asks_socket = PyUnicode_CompareWithASCIIString(name, "socket") == 0;
-    if (asks_socket) {
-        flush_own_cork();  // each time: who has it looks at what was sent
-    }
     if (const int there = extra != nullptr ? PyDict_Contains(extra, name) : 0; there != 0) {
         if (there < 0) {
             throw py::error_set{};
@@ -283,7 +296,7 @@ py::ref SocketTransport::known_extra_info(PyObject* name) {
         }
         return sockname;
     }
-    if (asks_socket) {
+    if (PyUnicode_CompareWithASCIIString(name, "socket") == 0) {
         py::ref wrapped = py::call(core->state->transport_socket.get(), python_socket());
         if (extra == nullptr) {
             extra = py::ref::steal(PyDict_New()).release();

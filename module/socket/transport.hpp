@@ -6,9 +6,9 @@
 //
 // Reading (reading.cpp) is a coroutine: receive, deliver, repeat; one frame a connection, and
 // nothing allocated per message but the bytes. It ends when reading is paused and starts anew when it is
-// resumed. Writing (writing.cpp) tries at once; only what the kernel does not take becomes a
-// backlog, with a coroutine to send it. Files (sendfile.cpp) take the same way. transport.cpp
-// has birth, names and end.
+// resumed. Writing (writing.cpp) tries at once, and may tell the kernel to wait for more (../hold.hpp); only
+// what it does not take becomes a backlog, with a coroutine to send it. Files (sendfile.cpp) take the same
+// way. transport.cpp has birth, names and end.
 //
 // The descriptor is ours, or that of a Python socket once there is one: then `sock` closes it.
 #pragma once
@@ -28,13 +28,16 @@ struct socket_transport_fields {
     py::ref peername;  // as Python writes it, once somebody asked
     zloop::stream socket;
     std::unique_ptr<zl::backlog> backlog;
+    writing_habit habit;
     ip_address peer;  // what `peername` is made of: an idle connection keeps no Python object for it
 
     bool at_eof : 1 = false;       // the peer has ended, the protocol keeps us open
     bool eof_written : 1 = false;  // by write_eof()
-    bool in_writelines : 1 = false;
     bool buffered : 1 = false;   // the protocol is a BufferedProtocol
-    bool under_tls : 1 = false;  // the protocol is a TLSTransport
+    bool under_tls : 1 = false;      // the protocol is a TLSTransport
+    bool is_tcp : 1 = false;
+    bool peer_is_local : 1 = false;  // on this machine
+    bool held : 1 = false;           // held_sockets': it has us
 
     /// From _begin_sendfile() to _end_sendfile(); nothing can be written meanwhile.
     bool sends_file() const noexcept { return backlog != nullptr && backlog->file != nullptr; }
@@ -69,7 +72,7 @@ struct SocketTransport : socket_reader<SocketTransport>, socket_transport_fields
 
     /// On a connection that we accepted ourselves, in a context of its own.
     static void from_accepted(loop_state& core, zloop::stream socket, const zloop::address& peer,
-                              PyObject* protocol, PyObject* server, py::ref context);
+                              bool is_tcp, PyObject* protocol, PyObject* server, py::ref context);
 
     py::ref write(const py::arguments& args);
     py::ref writelines(const py::arguments& args);
@@ -89,6 +92,9 @@ struct SocketTransport : socket_reader<SocketTransport>, socket_transport_fields
 
     /// write(), from who owns the bytes. Throws.
     void write_owned(py::ref bytes);
+
+    /// Lets the kernel send what it holds back.
+    void push() noexcept { socket.push(); }
 
 private:
     friend socket_reader;
@@ -113,10 +119,11 @@ private:
     void read_failed(std::error_code error) noexcept;
 
     void check_writable() const;
-    bool write_bytes(py::ref bytes);
-    static void send_corked(cork& taken) noexcept;
-    void flush_own_cork() noexcept;
-    void send_now(PyObject* const* parts, unsigned count, std::size_t bytes) noexcept;
+    void write_bytes(py::ref bytes);
+    bool can_be_sent();
+    bool expects_more(std::size_t size) noexcept;
+    void send_now(std::span<PyObject* const> parts, std::size_t size) noexcept;
+    void keep(std::span<PyObject* const> parts, std::size_t sent) noexcept;
     void append(py::ref bytes, std::size_t offset);
     bool has_backlog() const noexcept {
         return backlog != nullptr && (!backlog->empty() || is_sending_file());
@@ -124,7 +131,6 @@ private:
     bool is_sending_file() const noexcept { return sends_file() && backlog->file->future; }
     std::size_t buffer_size() const noexcept;
     fiber write_loop(fiber::place& kept);
-    void backlog_has_grown() noexcept;
     void written_out() noexcept;
     void file_moved(std::error_code error, std::size_t count) noexcept;
     void file_ended(const py::ref& error) noexcept;
@@ -140,8 +146,8 @@ private:
     py::ref known_extra_info(PyObject* name);
 };
 
-/// Whether asyncio disables Nagle's algorithm on this Python socket: on every TCP one.
-bool wants_no_delay(PyObject* sock);
+/// Whether this Python socket is TCP: asyncio disables Nagle's algorithm on these.
+bool is_tcp_socket(PyObject* sock);
 
 void add_socket_transport_type(PyObject* module, module_state& state);
 

@@ -1,4 +1,4 @@
-// module/socket/writing.cpp: cork, send at once, or keep and send later. See transport.hpp.
+// module/socket/writing.cpp: send at once, or keep and send later. See transport.hpp.
 //
 // Whatever sends may find the connection broken, and then ends it; or call the protocol's flow control,
 // which may do anything. So state is looked at again after each.
@@ -55,43 +55,31 @@ void SocketTransport::check_writable() const {
     }
 }
 
-/// Corks, sends or appends. False: the connection is over, the bytes go nowhere.
-bool SocketTransport::write_bytes(py::ref bytes) {
-    const auto size = static_cast<std::size_t>(PyBytes_GET_SIZE(bytes.get()));
-    if (size == 0) {
-        return true;
-    }
-    cork& corked = core->cork;
-    const std::size_t cap = high_water < cork::most_bytes ? high_water : cork::most_bytes;
-    if (corked.owner != nullptr &&
-        (corked.owner != this || corked.count == cork::most_parts || corked.bytes + size > cap)) {
-        flush_cork(*core);  // may end this connection, too
-    }
+/// Whether anything can still be sent. False: the connection is over, the bytes go nowhere, and are counted.
+bool SocketTransport::can_be_sent() {
     if (lost_writes != 0) {
         count_lost_write("socket.send() raised exception.");
         return false;
     }
-    if (has_backlog()) {
-        append(std::move(bytes), 0);
-        backlog_has_grown();
-        return true;
-    }
-    if (orphaned) {
+    if (orphaned && !has_backlog()) {
         core->check_closed();
     }
-    if (core->in_callback && size <= cap) {
-        if (corked.owner == nullptr) {
-            corked.owner = this;
-            corked.send = &SocketTransport::send_corked;
-            Py_INCREF(self());
-        }
-        corked.bytes += size;
-        corked.parts[corked.count++] = bytes.release();
-        return true;
-    }
-    PyObject* const part = bytes.get();
-    send_now(&part, 1, size);
     return true;
+}
+
+/// Sends or appends.
+void SocketTransport::write_bytes(py::ref bytes) {
+    const auto size = static_cast<std::size_t>(PyBytes_GET_SIZE(bytes.get()));
+    if (size == 0 || !can_be_sent()) {
+        return;
+    }
+    if (has_backlog()) {
+        append(std::move(bytes), 0);
+        maybe_pause_writing(buffer_size());
+    } else {
+        PyObject* const part = bytes.get();
+        send_now({&part, 1}, size);
+    }
 }
 
 py::ref SocketTransport::writelines(const py::arguments& args) {
@@ -110,74 +98,84 @@ py::ref SocketTransport::writelines(const py::arguments& args) {
         py::raise(PyExc_RuntimeError, behind_file);
     }
     // All of them first: a bad part leaves nothing written.
-    const py::ref parts = py::ref::steal(PySequence_List(list));
-    for (Py_ssize_t index = 0; index < PyList_GET_SIZE(parts.get()); ++index) {
-        PyObject* const part = PyList_GET_ITEM(parts.get(), index);
+    const py::ref given = py::ref::steal(PySequence_List(list));
+    std::vector<PyObject*> parts;  // the list's, but the empty ones
+    std::size_t size = 0;
+    for (Py_ssize_t index = 0; index < PyList_GET_SIZE(given.get()); ++index) {
+        PyObject* part = PyList_GET_ITEM(given.get(), index);
         if (!PyBytes_Check(part)) {
             const py::ref view = py::ref::steal(PyMemoryView_FromObject(part));
-            if (PyList_SetItem(parts.get(), index, PyBytes_FromObject(view.get())) != 0 || PyErr_Occurred()) {
+            part = PyBytes_FromObject(view.get());
+            if (PyList_SetItem(given.get(), index, part) != 0 || PyErr_Occurred()) {
                 throw py::error_set{};
             }
         }
-    }
-    in_writelines = true;  // pause_writing() may write: behind all of these
-    try {
-        for (Py_ssize_t index = 0; index < PyList_GET_SIZE(parts.get()); ++index) {
-            if (!write_bytes(py::ref::borrow(PyList_GET_ITEM(parts.get(), index)))) {
-                break;  // one lost write, however many parts
-            }
+        if (PyBytes_GET_SIZE(part) != 0) {
+            parts.push_back(part);
+            size += static_cast<std::size_t>(PyBytes_GET_SIZE(part));
         }
-    } catch (...) {
-        in_writelines = false;
-        throw;
     }
-    in_writelines = false;
-    backlog_has_grown();
+    if (size == 0 || !can_be_sent()) {  // one lost write, however many parts
+        return py::none();
+    }
+    if (has_backlog()) {
+        for (PyObject* const part : parts) {
+            append(py::ref::borrow(part), 0);
+        }
+        maybe_pause_writing(buffer_size());
+    } else {
+        send_now(parts, size);
+    }
     core->raise_failure();
     return py::none();
 }
 
-/// Takes what is corked, and its owner's reference; may call the protocol, the exception handler.
-void SocketTransport::send_corked(cork& taken) noexcept {
-    auto& self = static_cast<SocketTransport&>(*taken.owner);
-    const py::ref alive = py::ref::adopt(self.self());
-    const bool parents =
-        self.core->loop && self.core->loop->is_inherited();  // in a fork: the parent sends them
-    if (self.lost_writes == 0 && !self.orphaned && !parents) {
-        self.send_now(taken.parts, taken.count, taken.bytes);
+/// Whether the kernel had better wait for what is likely to be written next. See ../hold.hpp.
+bool SocketTransport::expects_more(std::size_t size) noexcept {
+    if (!core->in_callback || !is_tcp) {
+        return false;
     }
-    for (unsigned index = 0; index < taken.count; ++index) {
-        Py_DECREF(taken.parts[index]);
+    const bool in_parts = habit.note(core->callback);
+    return size <= held_sockets::most_bytes &&
+           (in_parts || (habit.is_of_parts() && peer_is_local && core->loop && core->loop->has_ready()));
+}
+
+void SocketTransport::send_now(std::span<PyObject* const> parts, std::size_t size) noexcept {
+    std::array<iovec, 64> views;
+    const bool more = expects_more(size);
+    std::size_t sent = 0, sent_parts = 0, rest = 0;
+    while (sent_parts < parts.size() && rest == 0) {  // once, but for very many parts
+        const auto some = parts.subspan(sent_parts, std::min(parts.size() - sent_parts, views.size()));
+        for (std::size_t index = 0; index < some.size(); ++index) {
+            views[index] = {PyBytes_AS_STRING(some[index]),
+                            static_cast<std::size_t>(PyBytes_GET_SIZE(some[index]))};
+            rest += views[index].iov_len;
+        }
+        const bool last = sent_parts + some.size() == parts.size();
+        const auto attempt = socket.try_send({views.data(), some.size()}, more || !last);
+        if (attempt.error() && attempt.error() != std::errc::resource_unavailable_try_again) {
+            fatal_error(py::os_error(attempt.error().value()), "Fatal write error on socket transport");
+            return;
+        }
+        sent += *attempt;
+        rest -= *attempt;
+        sent_parts += some.size();
+    }
+    more ? core->held.add(*this) : core->held.forget(*this);
+    if (sent < size) {
+        keep(parts, sent);
     }
 }
 
-void SocketTransport::flush_own_cork() noexcept {
-    if (core->cork.owner == this) {
-        flush_cork(*core);
-    }
-}
-
-void SocketTransport::send_now(PyObject* const* parts, unsigned count, std::size_t bytes) noexcept {
-    iovec views[cork::most_parts];
-    for (unsigned index = 0; index < count; ++index) {
-        views[index] = {PyBytes_AS_STRING(parts[index]),
-                        static_cast<std::size_t>(PyBytes_GET_SIZE(parts[index]))};
-    }
-    const auto attempt = socket.try_send({views, count});
-    if (attempt.error() && attempt.error() != std::errc::resource_unavailable_try_again) {
-        fatal_error(py::os_error(attempt.error().value()), "Fatal write error on socket transport");
-        return;
-    }
-    std::size_t sent = *attempt;
-    if (sent == bytes) {
-        return;
-    }
+/// What the kernel has not taken of `parts`.
+void SocketTransport::keep(std::span<PyObject* const> parts, std::size_t sent) noexcept {
     try {
-        for (unsigned index = 0; index < count; ++index) {
-            if (sent >= views[index].iov_len) {
-                sent -= views[index].iov_len;
+        for (PyObject* const part : parts) {
+            const auto size = static_cast<std::size_t>(PyBytes_GET_SIZE(part));
+            if (sent >= size) {
+                sent -= size;
             } else {
-                append(py::ref::borrow(parts[index]), std::exchange(sent, 0));
+                append(py::ref::borrow(part), std::exchange(sent, 0));
             }
         }
     } catch (const std::bad_alloc&) {
@@ -188,13 +186,7 @@ void SocketTransport::send_now(PyObject* const* parts, unsigned count, std::size
     if (!writer.running()) {
         write_loop(writer);
     }
-    backlog_has_grown();
-}
-
-void SocketTransport::backlog_has_grown() noexcept {
-    if (!in_writelines) {
-        maybe_pause_writing(buffer_size());
-    }
+    maybe_pause_writing(buffer_size());
 }
 
 void SocketTransport::append(py::ref bytes, std::size_t offset) {
@@ -273,7 +265,6 @@ py::ref SocketTransport::write_eof() {
         return py::none();
     }
     eof_written = true;
-    flush_own_cork();
     if (!has_backlog() && lost_writes == 0 && socket) {
         socket.shutdown(SHUT_WR).value();
     }
@@ -283,12 +274,10 @@ py::ref SocketTransport::write_eof() {
 py::ref SocketTransport::can_write_eof() { return py::boolean(true); }
 
 py::ref SocketTransport::get_write_buffer_size() {
-    flush_own_cork();
     return py::ref::steal(PyLong_FromSize_t(buffer_size()));
 }
 
 py::ref SocketTransport::maybe_pause_protocol() {
-    flush_own_cork();
     maybe_pause_writing(buffer_size());
     core->raise_failure();
     return py::none();

@@ -1,7 +1,7 @@
 // module/tls/writing.cpp: what the application writes, encrypted. See transport.hpp.
 //
-// What is written is encrypted at once, and goes to the transport below, which corks it. Only what is written
-// before the end of the handshake waits as it is.
+// What is written is encrypted at once, and goes to the transport below, a write like any other. Only what is
+// written before the end of the handshake waits as it is.
 
 #include <limits>
 

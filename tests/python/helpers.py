@@ -174,6 +174,14 @@ def tcp_pair(family: int = socket.AF_INET) -> tuple[socket.socket, socket.socket
     return one, other
 
 
+def receive_all(sock: socket.socket, count: int) -> bytes:
+    """That many bytes, or those until the end. MSG_WAITALL does not wait on a socket with a timeout."""
+    received = b""
+    while len(received) < count and (data := sock.recv(count - len(received))):
+        received += data
+    return received
+
+
 def data_segments_sent(sock: Any) -> int:
     """How many TCP segments with data left: without Nagle, one a system call of small writes."""
     return struct.unpack_from("I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192), 156)[

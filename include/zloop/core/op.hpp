@@ -13,9 +13,16 @@
 namespace zloop {
 
 /// A node of the ready queue: what to call, and who is next. 16 bytes.
+///
+/// Owns:    nothing. Whoever embeds it keeps it alive until it has run.
+/// Overlap: in one queue at a time, once.
+/// Thread:  that of its loop; only loop::post() takes one from another.
+/// Example: examples/cpp/callbacks.cpp
 struct op {
+    /// What an op calls in its turn, with itself. It may push the op again, or destroy it.
     using function = void (*)(op&) noexcept;
 
+    /// An op that will call `run_function`; it is queued nowhere yet.
     explicit op(function run_function) noexcept : run(run_function) {}
     op(const op&) = delete;
     op& operator=(const op&) = delete;
@@ -24,24 +31,33 @@ struct op {
     op* next = nullptr;  ///< the queue's
 
 protected:
+    /// Not by its base: who embeds an op destroys it.
     ~op() = default;
 };
 
 /// An intrusive first-in first-out queue. Not thread-safe.
+///
+/// Owns:    no op.
+/// Example: examples/cpp/callbacks.cpp
 class op_queue {
 public:
+    /// An empty queue.
     op_queue() = default;
     op_queue(const op_queue&) = delete;
     op_queue& operator=(const op_queue&) = delete;
 
+    /// Whether no op waits.
     bool empty() const noexcept { return head_ == nullptr; }
+    /// The oldest op, which is next; null: none.
     op* front() const noexcept { return head_; }
+    /// The newest op; null: none.
     op* back() const noexcept { return tail_; }
 
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wdangling-pointer"  // an op on the stack leaves before its frame does
 #endif
+    /// Queues `node`, which is in no queue, behind all others.
     void push(op& node) noexcept {
         node.next = nullptr;
         if (head_ != nullptr) {

@@ -45,6 +45,13 @@ inline constexpr int quietly = MSG_NOSIGNAL;
 inline constexpr int quietly = 0;
 #endif
 
+/// What a send on TCP is told of which more follows; 0 where the system does not know that.
+#if defined(MSG_MORE)
+inline constexpr int expect_more = MSG_MORE;
+#else
+inline constexpr int expect_more = 0;
+#endif
+
 /// The same for a socket's whole life, where not every version of the system heeds `quietly`.
 inline void silence([[maybe_unused]] int socket) noexcept {
 #if defined(__APPLE__)

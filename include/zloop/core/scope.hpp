@@ -11,23 +11,33 @@
 
 namespace zloop {
 
-/// Something that a scope's cancel() can end early.
+/// Something that a scope's cancel() can end early: what a suspended coroutine waits for.
+///
+/// Thread:  that of its loop.
+/// Example: examples/cpp/awaitable.cpp
 struct cancellable {
+    /// Something whose end is asked for by `cancel_function`.
     explicit cancellable(void (*cancel_function)(cancellable&) noexcept) noexcept : cancel(cancel_function) {}
 
     /// Asks for the end; a result that is already there wins. Never resumes anything inline.
     void (*cancel)(cancellable&) noexcept;
 
 protected:
+    /// Not by its base: who embeds it destroys it.
     ~cancellable() = default;
 };
 
-/// Whether the cancellation of the scopes above reaches a scope.
+/// Whether the cancellation of the scopes above reaches a scope: yes, or only that of a loop that ends.
 enum class shielding : bool { open, shielded };
 
+/// What can be cancelled together: a node in the tree of scopes.
+///
+/// Owns:    nothing: what waits in it and the scopes below it live elsewhere, and end before it does.
+/// Thread:  that of its loop. Another one posts an op that cancels, or asks a std::stop_source: with_stop().
+/// Example: examples/cpp/cancel.cpp
 class scope {
 public:
-    /// A scope below `parent`; cancelled from the start when the parent is, unless it is shielded.
+    /// Makes a scope below `parent`; cancelled from the start when that is, unless it is shielded.
     explicit scope(scope* parent = nullptr, shielding kind = shielding::open) noexcept
         : parent_(parent), shielded_(kind == shielding::shielded) {
         if (parent_ != nullptr) {
@@ -44,6 +54,7 @@ public:
     scope(const scope&) = delete;
     scope& operator=(const scope&) = delete;
 
+    /// Leaves its parent. Nothing waits in it, and no scope is below it.
     ~scope() {
         assert(leaf_ == nullptr && first_child_ == nullptr);
         if (parent_ == nullptr) {
@@ -55,6 +66,7 @@ public:
         }
     }
 
+    /// Whether it was cancelled, or one above whose cancellation reaches it.
     bool cancelled() const noexcept { return cancelled_; }
 
     /// Marks the scope and everything below that is not shielded, and asks whatever waits there to end.
@@ -74,6 +86,7 @@ public:
         }
     }
 
+    /// Forgets the operation, which has ended.
     void leave() noexcept { leaf_ = nullptr; }
 
 private:

@@ -14,7 +14,8 @@ namespace zloop {
 
 #if ZLOOP_HAS_SOURCE_LOCATION
 
-/// A place in the source.
+/// A place in the source: std::source_location, or what stands in for it.
+/// Example: examples/cpp/backtrace.cpp
 using site = std::source_location;
 
 #else
@@ -22,6 +23,7 @@ using site = std::source_location;
 /// A place in the source: std::source_location, for compilers that lack it.
 class site {
 public:
+    /// The place where it is called, or where the call lies that it is a default argument of.
     static constexpr site current(const char* file = __builtin_FILE(),
                                   const char* function = __builtin_FUNCTION(),
                                   int line = __builtin_LINE()) noexcept {
@@ -31,8 +33,11 @@ public:
         here.line_ = static_cast<unsigned>(line);
         return here;
     }
+    /// The file.
     constexpr const char* file_name() const noexcept { return file_; }
+    /// The function.
     constexpr const char* function_name() const noexcept { return function_; }
+    /// The line in the file.
     constexpr unsigned line() const noexcept { return line_; }
 
 private:

@@ -17,35 +17,49 @@
 
 namespace zloop {
 
+/// Durations, wherever one is asked for; any std::chrono duration converts that loses nothing.
 using nanoseconds = std::chrono::nanoseconds;
 
 /// A moment on a loop's clock: nanoseconds of CLOCK_MONOTONIC, or of a virtual clock.
 using time_point = std::chrono::time_point<std::chrono::steady_clock, nanoseconds>;
 
-/// `duration` after `now`; the end of time where that is later.
+/// Adds `duration` to `now`; the end of time where that is later.
 constexpr time_point deadline_after(time_point now, nanoseconds duration) noexcept {
     return duration < time_point::max() - now ? now + duration : time_point::max();
 }
 
 /// An op with a deadline. When it is due the loop queues it, like any other op.
+///
+/// Owns:    nothing. Whoever embeds it keeps it alive until it has run, or was disarmed.
+/// Thread:  that of its loop.
+/// Example: examples/cpp/callbacks.cpp
 struct timer_node : op {
     using op::op;
 
+    /// Whether it waits for its deadline: armed, and neither due nor disarmed since.
     bool armed() const noexcept { return index != not_armed; }
 
+    /// The index of a node that is in no heap.
     static constexpr std::size_t not_armed = std::numeric_limits<std::size_t>::max();
     std::size_t index = not_armed;  ///< the heap's
 };
 
+/// Deadlines with their nodes, the earliest first.
+///
+/// Owns:    no node.
+/// Thread:  that of its loop.
+/// Example: examples/cpp/callbacks.cpp
 class timer_heap {
 public:
+    /// Whether no node is armed.
     bool empty() const noexcept { return entries_.empty(); }
+    /// How many nodes are armed.
     std::size_t size() const noexcept { return entries_.size(); }
 
     /// The earliest deadline. The heap must not be empty.
     time_point next() const noexcept { return entries_.front().deadline; }
 
-    /// Every armed node, in no order: for whoever owns them.
+    /// Calls `visit` with every armed node, in no order: for whoever owns them.
     template <class F>
     void for_each(F&& visit) const {
         for (const entry& each : entries_) {
@@ -53,13 +67,15 @@ public:
         }
     }
 
-    /// Puts `node`, not armed yet, in its place. Throws std::bad_alloc, and then changed nothing.
+    /// Puts `node`, not armed yet, in its place. O(log n).
+    /// Fails: throws std::bad_alloc, and then changed nothing.
     void insert(timer_node& node, time_point deadline) {
         assert(!node.armed());
         entries_.push_back({deadline, sequence_++, &node});
         rise(entries_.size() - 1, entries_.back());
     }
 
+    /// Takes `node`, which is armed, out: it will not run. O(log n).
     void remove(timer_node& node) noexcept {
         assert(node.armed());
         const std::size_t hole = node.index;

@@ -22,7 +22,10 @@
 
 namespace zloop {
 
-/// One of many that are received or sent together.
+/// A message of a batch: one of many that are received or sent together.
+///
+/// Owns:    no bytes: the buffer is the caller's.
+/// Example: examples/cpp/datagrams.cpp
 struct datagram {
     std::span<std::byte> bytes;  ///< what to send; the room to receive into, and then what came
     address peer;                ///< where to, or none on a connected socket; where from
@@ -118,14 +121,17 @@ inline bool try_write(io_op& operation) noexcept {
                  }));
 }
 
+inline int flags_of(const io_op& operation) noexcept { return quietly | (operation.more ? expect_more : 0); }
+
 inline bool try_send(io_op& operation, descriptor_kind kind) noexcept {
     if (kind == descriptor_kind::other) {
         return try_write(operation);
     }
+    const int flags = flags_of(operation);
     if (operation.part_count == 1) {  // 50 ns cheaper than sendmsg(2)
         const iovec& part = *operation.parts;
         return moved(operation, uninterrupted([&] {
-                         return ::sendto(operation.fd, part.iov_base, part.iov_len, quietly, operation.name,
+                         return ::sendto(operation.fd, part.iov_base, part.iov_len, flags, operation.name,
                                          static_cast<socklen_t>(operation.name_size));
                      }));
     }
@@ -134,7 +140,7 @@ inline bool try_send(io_op& operation, descriptor_kind kind) noexcept {
     message.msg_namelen = static_cast<socklen_t>(operation.name_size);
     message.msg_iov = const_cast<iovec*>(operation.parts);
     message.msg_iovlen = static_cast<decltype(message.msg_iovlen)>(operation.part_count);
-    return moved(operation, uninterrupted([&] { return ::sendmsg(operation.fd, &message, quietly); }));
+    return moved(operation, uninterrupted([&] { return ::sendmsg(operation.fd, &message, flags); }));
 }
 
 inline bool try_accept(io_op& operation) noexcept {
@@ -313,7 +319,7 @@ inline bool attempt(io_op& operation, descriptor_kind kind) noexcept {
         if (operation.code == opcode::send && operation.part_count == 1) {
             return moved(operation, uninterrupted([&] {
                              return ::send(operation.fd, operation.parts->iov_base, operation.parts->iov_len,
-                                           quietly);
+                                           flags_of(operation));
                          }));
         }
     }

@@ -30,7 +30,7 @@ namespace zloop {
 class backend;
 struct datagram;
 
-/// Sockets, pipes and terminals alike: a backend knows what it has attached.
+/// What an operation does. Sockets, pipes and terminals alike: a backend knows what it has attached.
 enum class opcode : std::uint8_t {
     receive,        ///< bytes into a buffer that the backend lends until the next operation
     recv,           ///< bytes into the caller's buffer
@@ -42,47 +42,64 @@ enum class opcode : std::uint8_t {
     connect,        ///< a connection to a peer
 };
 
-/// Whether an operation waits for its descriptor to be readable; the others wait to write.
+/// Tells whether an operation waits for its descriptor to be readable; the others wait to write.
 constexpr bool is_read(opcode code) noexcept { return code <= opcode::accept; }
 
-/// An operation's name, for backtraces.
+/// Gives an operation's name, for backtraces.
 constexpr const char* name_of(opcode code) noexcept {
     constexpr const char* names[] = {"receive", "recv",       "receive_batch", "accept",
                                      "send",    "send_batch", "sendfile",      "connect"};
     return names[static_cast<std::size_t>(code)];
 }
 
-/// A descriptor's number, in one of its lives (backend::life). -1: none.
+/// Names a descriptor by its number, in one of its lives (backend::life).
 struct descriptor {
-    int number = -1;
-    std::uint32_t life = 0;
+    int number = -1;         ///< -1: none
+    std::uint32_t life = 0;  ///< which owner of the number is meant
 };
 
-/// One I/O operation, from start() to its outcome. Lives in the awaiting coroutine's frame.
+/// One I/O operation, from start() to its outcome. Lives in the awaiting coroutine's frame, and stays there
+/// until the waiter has been resumed.
+///
+/// Owns:   nothing: buffers, parts and the peer's name are the caller's, and stay alive as long.
+/// Thread: that of its loop.
 struct io_op : op, cancellable {
-    enum class phase : std::uint8_t { idle, parked, queued, canceled, submitted, stopping, done };
+    /// How far an operation has come.
+    enum class phase : std::uint8_t {
+        idle,       ///< not started yet, or over
+        parked,     ///< waits for its descriptor
+        queued,     ///< in the loop's queue: goes on, or ends, in its turn
+        canceled,   ///< asked to end, and resumed in its turn; nothing was done
+        submitted,  ///< the kernel has it (io_uring)
+        stopping,   ///< the kernel has it, and was asked to end it: its last word is waited for
+        done,       ///< its outcome is there, and its waiter is resumed in its turn
+    };
 
+    /// Describes an operation on `on`; start() begins it.
     io_op(backend& kernel, opcode operation, descriptor on) noexcept;
-    io_op(backend& kernel, opcode operation, int number) noexcept;  ///< in the life that it has now
+    /// The same, on the life that `number` has now; attached, or negative: none.
+    io_op(backend& kernel, opcode operation, int number) noexcept;
 
-    backend* owner;
+    backend* owner;                  ///< who carries it out
     std::coroutine_handle<> waiter;  ///< resumed with the outcome
-    int fd;
-    std::uint32_t life;  ///< of `fd`, when its owner got it
-    opcode code;
-    phase state = phase::idle;  ///< the backend's
-    bool now_or_never = false;  ///< fail with EAGAIN instead of waiting
-    bool connecting = false;    ///< the backend's
-    bool truncated = false;     ///< outcome of receive, recv: the datagram was longer than `size`
-    int error = 0;              ///< outcome: an errno, 0 is success
-    int accepted = -1;          ///< outcome of accept: a non-blocking descriptor, the caller's to close
+    int fd;                          ///< on which descriptor
+    std::uint32_t life;              ///< of `fd`, when its owner got it
+    opcode code;                     ///< what it does
+    phase state = phase::idle;       ///< the backend's
+    bool now_or_never = false;       ///< fail with EAGAIN instead of waiting
+    bool more = false;               ///< send, of TCP: more follows, which a segment that is not full awaits
+    bool connecting = false;         ///< the backend's
+    bool truncated = false;          ///< outcome of receive, recv: the datagram was longer than `size`
+    int error = 0;                   ///< outcome: an errno, 0 is success
+    int accepted = -1;               ///< outcome of accept: a non-blocking descriptor, the caller's to close
 
-    /// receive: outcome. recv: the caller's buffer. Bytes moved are in `size` after either.
+    /// Where the bytes are. receive: outcome. recv: the caller's buffer. Bytes moved are in `size` after
+    /// either.
     std::byte* data = nullptr;
     std::size_t size = 0;  ///< in: of `data`; outcome: bytes moved
 
-    /// recv: chooses `data` and `size` when the kernel has bytes, not before; may be null. Sets `error`
-    /// to end the operation instead.
+    /// For recv, or null: chooses `data` and `size` when the kernel has bytes, not before. Sets `error` to
+    /// end the operation instead.
     void (*provide)(io_op&) noexcept = nullptr;
 
     const iovec* parts = nullptr;  ///< send: at most IOV_MAX buffers
@@ -95,57 +112,73 @@ struct io_op : op, cancellable {
 /// Several datagrams in one operation. `size` is how many `items` there are, and then how many were moved.
 struct batch_op : io_op {
     using io_op::io_op;
-    datagram* items = nullptr;
+    datagram* items = nullptr;  ///< the caller's, `size` of them
 };
 
 /// Bytes of a file to a socket. `size` is how many, and then how many were moved: 0 at the file's end.
 struct sendfile_op : io_op {
     using io_op::io_op;
-    int file = -1;
-    std::int64_t offset = 0;
+    int file = -1;            ///< a regular file, which stays open and the caller's
+    std::int64_t offset = 0;  ///< where in it to begin
 };
 
+/// Which way of a descriptor is meant.
 enum class direction : std::uint8_t { read, write };
 
 /// A level-triggered interest in a descriptor that we do not own; queued each time it is ready.
+///
+/// Owns:   nothing: the descriptor stays open, and the watcher alive, until unwatch().
+/// Thread: that of its loop.
 struct watcher : op {
+    /// Describes an interest; watch() begins it.
     watcher(function run_function, int descriptor, direction way) noexcept
         : op(run_function), fd(descriptor), toward(way) {}
 
-    int fd;
-    direction toward;
+    int fd;               ///< the descriptor; -1 once its number has become a socket's of ours
+    direction toward;     ///< what to wait for
     bool queued = false;  ///< set by the backend; whoever runs the op clears it
     bool once = false;    ///< and unwatches then: the first event may disarm the descriptor
 };
 
 /// What a kernel that completes has received for a descriptor, and nobody has asked for. In order.
 struct unclaimed {
-    std::vector<std::byte> bytes;
-    std::vector<fd> connections;
+    std::vector<std::byte> bytes;  ///< of a stream
+    std::vector<fd> connections;   ///< of a listener
 };
 
+/// The way to the kernel: carries out operations, watches descriptors, sleeps. One a loop, which owns it.
+///
+/// Fails:     with a std::error_code, or in an operation's outcome; take_unclaimed() alone throws.
+/// Cancelled: cancel() asks; the outcome is operation_canceled, or the result that is there already.
+/// Thread:    that of its loop, but for wake().
+/// Example:   examples/cpp/backends.cpp
 class backend {
 public:
+    /// A backend that delivers nowhere yet: deliver_to().
     backend() = default;
     backend(const backend&) = delete;
     backend& operator=(const backend&) = delete;
+    /// Lets go of everything. No operation and no watcher is left by then.
     virtual ~backend() = default;
 
+    /// Gives its name, as ZLOOP_BACKEND has it.
     virtual std::string_view name() const noexcept = 0;
 
-    /// A descriptor that is readable when wait() has something to do; -1 where there is none.
+    /// Gives a descriptor that is readable when wait() has something to do; -1 where there is none.
     virtual int native_handle() const noexcept = 0;
 
     /// Takes a non-blocking descriptor into service, until release() or close().
+    /// Fails: as the kernel does that is asked to watch it; the descriptor is then as it was.
     virtual std::error_code attach(int fd) noexcept = 0;
 
     /// Forgets a descriptor; operations that wait on it end with operation_canceled.
     virtual void release(int fd) noexcept = 0;
 
-    /// release(), then the end of the descriptor.
+    /// Does as release(), and closes the descriptor.
     virtual void close(int fd) noexcept = 0;
 
-    /// Before release(): what would be lost by it. Throws std::bad_alloc.
+    /// Takes out what release() would lose, right before that.
+    /// Fails: throws std::bad_alloc.
     virtual unclaimed take_unclaimed(int) { return {}; }
 
     /// Ends a direction of a made-up connection (SHUT_WR, …). False: it is the kernel's; ask that.
@@ -160,12 +193,17 @@ public:
     virtual void cancel(io_op& operation) noexcept = 0;
 
     /// Watches a descriptor that is not attached; one watcher a direction.
+    /// Fails: `device_or_resource_busy` where it is attached, or watched in this direction already; as the
+    ///        kernel does.
     virtual std::error_code watch(watcher& interest) noexcept = 0;
+    /// Ends a watch. A watcher that is queued already still has its turn.
     virtual void unwatch(watcher& interest) noexcept = 0;
 
-    /// Sleeps up to `timeout` (negative: without end) until something has happened. Touches nothing that
-    /// the loop's thread shares with others under a lock: the loop's wait hook may have let go of it.
-    /// May return early, with nothing: on a signal, or on wake().
+    /// Sleeps up to `timeout` (negative: without end) until something has happened. Touches nothing that the
+    /// loop's thread shares with others under a lock: the loop's wait hook may have let go of it.
+    ///
+    /// Completes: also early, with nothing: on a signal, or on wake().
+    /// Fails:     as the kernel does; then nothing has happened.
     virtual std::error_code wait(nanoseconds timeout) noexcept = 0;
 
     /// Lets the kernel know of what was started since the last wait(), for who sleeps on native_handle() and
@@ -183,23 +221,25 @@ public:
     /// may need a wait() to let go of them.
     virtual bool settling() const noexcept { return false; }
 
-    /// Ends a wait() that sleeps, or the next one. From any thread.
+    /// Ends a wait() that sleeps, or the next one.
+    /// Thread: any.
     virtual void wake() noexcept = 0;
 
     /// Lets go of what is shared with the process that this one is a fork of, and leaves it as it is there.
     virtual void abandon() noexcept {}
 
-    /// The loop's ready queue: where outcomes go. And how many ops other threads are going to post.
-    /// Set once, by the loop.
+    /// Takes the loop's ready queue, where outcomes go, and how many ops other threads are going to post.
+    /// Called once, by the loop.
     void deliver_to(op_queue& ready, const std::size_t* expected = nullptr) noexcept {
         ready_ = &ready;
         expected_ = expected;
     }
 
 protected:
+    /// Whether other threads are going to post something.
     bool is_expecting() const noexcept { return expected_ != nullptr && *expected_ != 0; }
 
-    op_queue* ready_ = nullptr;
+    op_queue* ready_ = nullptr;  ///< where outcomes go
 
 private:
     const std::size_t* expected_ = nullptr;

@@ -33,12 +33,15 @@
 namespace zloop {
 
 /// How a process has ended.
+/// Example: examples/cpp/process.cpp
 struct exit_status {
-    int code = -1;   ///< what it has returned; -1: a signal has ended it
-    int signal = 0;  ///< which signal; 0: none
-    bool core_dumped = false;
+    int code = -1;             ///< what it has returned; -1: a signal has ended it
+    int signal = 0;            ///< which signal; 0: none
+    bool core_dumped = false;  ///< whether the signal has left a core file
 
+    /// Whether it has returned 0.
     bool success() const noexcept { return code == 0; }
+    /// Whether two have ended the same way.
     friend bool operator==(const exit_status&, const exit_status&) = default;
 };
 

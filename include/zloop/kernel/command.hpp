@@ -17,11 +17,23 @@
 namespace zloop {
 
 /// Where a standard descriptor of a program leads.
+///
+/// Owns:    no descriptor: what it names stays open until the process has been spawned.
+/// Example: examples/cpp/process.cpp
 class redirect {
 public:
-    enum class way : unsigned char { usual, inherit, null, pipe, output, descriptor };
+    /// The kinds of redirection, as the constants below name them.
+    enum class way : unsigned char {
+        usual,       ///< what is usual for who starts the program
+        inherit,     ///< to where ours leads
+        null,        ///< to /dev/null
+        pipe,        ///< to a stream of the process
+        output,      ///< to where the standard output leads
+        descriptor,  ///< to one of ours
+    };
 
-    /// As is usual: `inherit` for a process that is spawned, what collects for run_process().
+    /// Leads as is usual: as `inherit` for a process that is spawned, to where run_process() collects and
+    /// feeds.
     constexpr redirect() noexcept = default;
 
     static const redirect inherit;  ///< to where ours leads; closed where ours is
@@ -29,11 +41,14 @@ public:
     static const redirect pipe;     ///< to us: a stream of the process
     static const redirect output;   ///< the standard error alone: to where the standard output leads
 
-    /// To a descriptor of ours, as it is: most programs expect one that blocks.
+    /// Leads to a descriptor of ours, as it is: most programs expect one that blocks.
     static constexpr redirect to(int number) noexcept { return redirect(way::descriptor, number); }
+    /// The same, of one that is owned, and stays so.
     static redirect to(const fd& owned) noexcept { return to(owned.get()); }
 
+    /// Which of them it is.
     constexpr way kind() const noexcept { return way_; }
+    /// The descriptor of to(); -1: none.
     constexpr int descriptor() const noexcept { return number_; }
 
 private:
@@ -50,11 +65,15 @@ inline constexpr redirect redirect::output{redirect::way::output};
 
 /// One more descriptor for a program: ours, and the number that it has there.
 struct passed_descriptor {
-    int ours;
-    int number;
+    int ours;    ///< a descriptor here, which stays open and ours
+    int number;  ///< the number that the program finds it by
 };
 
-/// A program, and its surroundings: `command list{.argv = {"ls", "-l"}, .cwd = "/"};`
+/// Says which program to run, and what it finds there: `command list{.argv = {"ls", "-l"}, .cwd = "/"};`
+///
+/// Owns:    its texts. Descriptors that it names stay their owners', and open until the process has been
+///          spawned.
+/// Example: examples/cpp/process.cpp
 struct command {
     /// The program and its arguments. One without a slash is looked for in PATH, the child's own.
     std::vector<std::string> argv;
@@ -65,9 +84,9 @@ struct command {
     std::optional<std::vector<std::string>> env{};  ///< "NAME=value"…; none: our environment
     std::vector<std::string> add_env{};  ///< "NAME=value"…: beside, or instead of, what is in `env`
 
-    redirect in{};
-    redirect out{};
-    redirect err{};
+    redirect in{};                          ///< its standard input
+    redirect out{};                         ///< its standard output
+    redirect err{};                         ///< its standard error
     std::vector<passed_descriptor> pass{};  ///< beside these three; of ours nothing else is passed on
 
     bool new_group = false;    ///< a process group of its own, so that what it starts can be ended with it

@@ -46,8 +46,11 @@ inline std::unique_ptr<backend> try_uring() {
 
 }  // namespace detail
 
-/// A new backend on what every kernel of this platform has: epoll, or kqueue.
-/// Fails: throws std::system_error, or std::bad_alloc.
+/// Makes a backend on what every kernel of this platform has: epoll, or kqueue.
+///
+/// Fails:   throws std::system_error, or std::bad_alloc.
+/// Owns:    the caller has it.
+/// Example: examples/cpp/backends.cpp
 inline std::unique_ptr<backend> platform_backend() {
 #if ZLOOP_HAS_EPOLL
     return std::make_unique<epoll_backend>();
@@ -58,8 +61,13 @@ inline std::unique_ptr<backend> platform_backend() {
 #endif
 }
 
-/// A new backend: the one that ZLOOP_BACKEND names, if it can run here; else the platform's.
-/// Fails: throws std::invalid_argument when that names none, std::system_error, or std::bad_alloc.
+/// Makes the backend that ZLOOP_BACKEND names (`epoll`, `io_uring`, `kqueue`, `auto`), if it can run here;
+/// else the platform's.
+///
+/// Fails:   throws std::invalid_argument when ZLOOP_BACKEND names none of them, std::system_error, or
+///          std::bad_alloc.
+/// Owns:    the caller has it.
+/// Example: examples/cpp/backends.cpp
 inline std::unique_ptr<backend> default_backend() {
     if (detail::wanted_backend() == "io_uring") {
         if (auto made = detail::try_uring()) {

@@ -29,9 +29,15 @@
 
 namespace zloop {
 
+/// Serves a loop by epoll: the backend of Linux.
+///
+/// Owns:    two descriptors, the epoll set and an eventfd.
+/// Thread:  that of its loop, but for wake().
+/// Example: examples/cpp/backends.cpp
 class epoll_backend final : public readiness {
 public:
-    /// Throws std::system_error when there is no descriptor left.
+    /// Makes an epoll set of its own.
+    /// Fails: throws std::system_error when there is no descriptor left.
     epoll_backend()
         : epoll_(::epoll_create1(EPOLL_CLOEXEC)), wake_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
         if (epoll_ < 0 || wake_ < 0 || register_wake(epoll_) != 0) {
@@ -41,11 +47,13 @@ public:
         }
     }
 
+    /// Closes its own descriptors, and no other.
     ~epoll_backend() override { close_own(); }
 
     std::string_view name() const noexcept override { return "epoll"; }
     int native_handle() const noexcept override { return epoll_; }
 
+    /// Sleeps to the nanosecond from Linux 5.11 on, before that to the millisecond after.
     std::error_code wait(nanoseconds timeout) noexcept override {
         found_ = wait_for_events(timeout);
         if (found_ < 0) {

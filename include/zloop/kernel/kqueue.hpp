@@ -96,9 +96,15 @@ inline fd make_exit_notice(pid_t child) noexcept {
 
 }  // namespace detail
 
+/// Serves a loop by kqueue: the backend of macOS and FreeBSD.
+///
+/// Owns:    the kqueue.
+/// Thread:  that of its loop, but for wake().
+/// Example: examples/cpp/backends.cpp
 class kqueue_backend final : public readiness {
 public:
-    /// Throws std::system_error when there is no descriptor left.
+    /// Makes a kqueue of its own.
+    /// Fails: throws std::system_error when there is no descriptor left.
     kqueue_backend() : queue_(detail::make_kqueue()) {
         const int error =
             queue_ ? detail::make_change(queue_.get(), detail::change_of(0, EVFILT_USER, EV_ADD | EV_CLEAR))
@@ -108,6 +114,7 @@ public:
         }
     }
 
+    /// Closes its kqueue, but not in a fork, which has none.
     ~kqueue_backend() override { abandon_if_inherited(); }
 
     std::string_view name() const noexcept override { return "kqueue"; }

@@ -31,8 +31,14 @@
 
 namespace zloop {
 
+/// Does what backends share whose kernel reports readiness: completes operations, serves watchers. What is
+/// left to epoll and kqueue is to register descriptors and to wait.
+///
+/// Thread:  that of its loop.
+/// Example: examples/cpp/backends.cpp
 class readiness : public backend {
 public:
+    /// Frees the buffer that receive() has lent.
     ~readiness() override { drop(scratch_); }
 
     std::error_code attach(int fd) noexcept override {
@@ -153,10 +159,12 @@ public:
     }
 
 protected:
+    /// What the watchers of a descriptor wait for.
     struct interests {
-        bool read = false;
-        bool write = false;
-        bool once = false;  // of all that watch; without either direction: disarmed, but registered
+        bool read = false;   ///< to read
+        bool write = false;  ///< to write
+        bool once = false;   ///< of all that watch; without either direction: disarmed, but registered
+        /// Whether two are the same.
         bool operator==(const interests&) const = default;
     };
 
@@ -171,13 +179,14 @@ protected:
     virtual std::error_code change_foreign(int fd, std::uint32_t generation, interests before,
                                            interests after) noexcept = 0;
 
+    /// What the kernel has told of a descriptor.
     struct event {
-        int fd;
-        std::uint32_t generation;
-        bool readable;
-        bool writable;
-        bool hung_up;           ///< the peer's end, an error, urgent data: counts for both directions
-        bool disarmed = false;  ///< of a watched one: there are no more until it is watched anew
+        int fd;                    ///< which descriptor
+        std::uint32_t generation;  ///< in which of its lives
+        bool readable;             ///< it can be read
+        bool writable;             ///< it can be written
+        bool hung_up;              ///< the peer's end, an error, urgent data: counts for both directions
+        bool disarmed = false;     ///< of a watched one: there are no more until it is watched anew
     };
 
     /// Whether a descriptor that was registered is in service, and not watched.

@@ -5,6 +5,8 @@
 // goes on to the function that would have been called without it, which under a sanitizer is the sanitizer's.
 //
 // Not for programs that are linked statically, and of no use on other systems, where it is empty.
+//
+// Example: examples/cpp/faults.cpp
 #pragma once
 
 #include <zloop/config.hpp>

@@ -22,42 +22,50 @@
 
 namespace zloop::testing {
 
+/// The far end of a made-up descriptor: what its reads and writes meet, in order. What is called returns the
+/// script, so that steps can be strung together.
+///
+/// Owns:    what was said and what came; it belongs to a scripted_backend.
+/// Thread:  that of the backend's loop.
+/// Example: examples/cpp/scripted.cpp
 class script {
 public:
+    /// One without steps: reads wait, writes are taken.
     script() = default;
     script(const script&) = delete;
     script& operator=(const script&) = delete;
 
-    /// The next read gets these bytes, or, with a small buffer, the next reads do.
+    /// Has the next read get these bytes, or, with a small buffer, the next reads.
     script& receives(std::string_view bytes) {
         return bytes.empty() ? *this : read_step({step::bytes, std::string(bytes), 0, {}});
     }
-    /// The next read gets this datagram, which may be empty, and what of it there is room for.
+    /// Has the next read get this datagram, which may be empty, and what of it there is room for.
     script& receives_from(const address& sender, std::string_view bytes) {
         return read_step({step::message, std::string(bytes), 0, sender});
     }
-    /// The next read meets the end of the stream; so do all after it.
+    /// Has the next read meet the end of the stream; so do all after it.
     script& ends() { return read_step({step::end, {}, 0, {}}); }
-    /// The next read fails with this errno. EINTR is tried again and EAGAIN waits, as with every backend.
+    /// Has the next read fail with this errno. EINTR is tried again and EAGAIN waits, as with every backend.
     script& fails_read(int error) { return read_step({step::failure, {}, error, {}}); }
-    /// The next read would block, until the loop asks the kernel again.
+    /// Has the next read block, until the loop asks the kernel again.
     script& stalls_read() { return fails_read(EAGAIN); }
-    /// The next read that finds bytes gets `count` of them at most.
+    /// Has the next read that finds bytes get `count` of them at most.
     script& gives(std::size_t count) {
         short_reads_.push_back(count);
         return *this;
     }
-    /// The next accept gets `fd`, another made-up descriptor.
+    /// Has the next accept get `fd`, another made-up descriptor.
     script& accepts(int fd, const address& peer = {}) { return read_step({step::connection, {}, fd, peer}); }
 
-    /// The next write takes `count` bytes at most; 0 would block until another write step comes.
+    /// Has the next write take `count` bytes at most; 0 would block until another write step comes.
     script& takes(std::size_t count) { return write_step({step::bytes, {}, static_cast<int>(count), {}}); }
-    /// The next write, or connect, fails with this errno; EINTR and EAGAIN as for reads.
+    /// Has the next write, or connect, fail with this errno; EINTR and EAGAIN as for reads.
     script& fails_write(int error) { return write_step({step::failure, {}, error, {}}); }
-    /// The next write would block, until the loop asks the kernel again.
+    /// Has the next write block, until the loop asks the kernel again.
     script& stalls_write() { return fails_write(EAGAIN); }
 
-    /// What has not been read yet is lost, and the connection with it, at both ends of a pair.
+    /// Breaks the connection, at both ends of a pair: what has not been read yet is lost, and the next read
+    /// fails with ECONNRESET.
     script& resets() {
         if (peer_ != nullptr) {
             script& other = *std::exchange(peer_, nullptr);
@@ -68,20 +76,21 @@ public:
         return *this;
     }
 
-    /// How many unread bytes the far end of a pair holds before writes wait. At first 64 KiB.
+    /// Says how many unread bytes the far end of a pair holds before writes wait. At first 64 KiB.
     script& holds(std::size_t bytes) {
         room_ = bytes;
         return *this;
     }
 
+    /// A datagram that was sent.
     struct message {
-        address to;
-        std::string text;
+        address to;        ///< to whom; none: to the peer that the socket is connected to
+        std::string text;  ///< its bytes
     };
 
     std::string written;        ///< all bytes so far
     std::vector<message> sent;  ///< datagrams so far
-    bool closed = false;
+    bool closed = false;        ///< whether the descriptor was closed
 
 private:
     friend class scripted_backend;

@@ -16,25 +16,31 @@
 
 namespace zloop::testing {
 
+/// Plays the kernel: made-up descriptors, virtual time.
+///
+/// Owns:    its scripts. A real descriptor is its stream's, which has it closed here.
+/// Thread:  that of its loop, but for wake().
+/// Example: examples/cpp/scripted.cpp
 class scripted_backend final : public backend, public clock_source {
 public:
     std::string_view name() const noexcept override { return "scripted"; }
     int native_handle() const noexcept override { return -1; }
     time_point now() noexcept override { return now_; }
 
-    /// A new made-up descriptor, and what happens to it.
+    /// Makes a descriptor up.
     int open() { return next_fd_++; }
+    /// Gives the far end of a descriptor, to say what it meets.
     script& at(int fd) { return scripts_[fd]; }
 
-    /// Two made-up descriptors of a connection: what is written to one is read from the other.
+    /// Makes two descriptors of a connection up: what is written to one is read from the other.
     /// at(fd).takes(n), gives(n), resets() and the rest disturb it at chosen points.
     std::pair<int, int> pair() { return link(open(), open(), false); }
 
-    /// The same for datagrams.
+    /// Makes two descriptors up that send each other datagrams.
     std::pair<int, int> datagram_pair() { return link(open(), open(), true); }
 
-    /// A made-up listening descriptor: to connect to `where` succeeds, and it accepts the other end.
-    /// Where nobody listens, a connect is refused.
+    /// Makes a listening descriptor up: to connect to `where` succeeds, and it accepts the other end. Where
+    /// nobody listens, a connect is refused.
     int listen(const address& where) {
         const int listening = open();
         doors_.push_back({where, listening});
@@ -46,15 +52,16 @@ public:
         plan_.emplace(now_ + delay, std::move(what));
     }
 
-    /// The next waits end at once with nothing, as on a signal, or fail.
+    /// Has the next waits end at once with nothing, as on a signal.
     void interrupts_wait(int times = 1) noexcept { interruptions_ += times; }
+    /// Has the next wait fail with this errno.
     void fails_wait(int error) noexcept { wait_error_ = error; }
 
-    /// The next attach fails.
+    /// Has the next attach fail with this errno.
     void fails_attach(int error) noexcept { attach_error_ = error; }
 
-    /// Whether an operation that is cancelled holds on to its frame until the next wait, as with a kernel
-    /// that completes; what it meets until then wins.
+    /// Says whether an operation that is cancelled holds on to its frame until the next wait, as with a
+    /// kernel that completes; what it meets until then wins.
     void lets_go_late(bool late) noexcept { late_ = late; }
 
     /// Makes a watched descriptor ready, once.
@@ -66,14 +73,16 @@ public:
         }
     }
 
-    /// How many operations wait, how many descriptors are in service, and how many are watched.
+    /// How many operations wait.
     std::size_t waiting() const noexcept {
         return count([](const script& each) { return each.reader_ != nullptr; }) +
                count([](const script& each) { return each.writer_ != nullptr; });
     }
+    /// How many descriptors are in service.
     std::size_t in_service() const noexcept {
         return count([](const script& each) { return each.in_service_; });
     }
+    /// How many interests are watched.
     std::size_t watched() const noexcept { return watchers_.size(); }
 
     std::error_code attach(int fd) noexcept override {
@@ -179,8 +188,10 @@ public:
     }
     void unwatch(watcher& interest) noexcept override { watchers_.erase({interest.fd, interest.toward}); }
 
-    /// Moves the clock instead of sleeping; but while another thread works for the loop, it stands still.
-    /// Fails with `resource_deadlock_would_occur` where a real backend would sleep for ever.
+    /// Moves the clock instead of sleeping; but while another thread works for the loop, it stands still, and
+    /// this waits for that.
+    /// Fails: with `resource_deadlock_would_occur` where a real backend would sleep for ever; as fails_wait()
+    ///        said.
     std::error_code wait(nanoseconds timeout) noexcept override {
         if (const int error = std::exchange(wait_error_, 0)) {
             return system_error_code(error);

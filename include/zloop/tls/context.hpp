@@ -35,11 +35,17 @@ namespace zloop::tls {
 ///
 /// Who resumes a session verifies nobody again, so it is only good for the same host and the same context;
 /// with others it is not used.
+///
+/// Owns:    a reference; copies are the same session.
+/// Example: examples/cpp/https_get.cpp
 class session {
 public:
+    /// No session: the connection begins anew.
     session() noexcept = default;
 
+    /// Whether there is one.
     explicit operator bool() const noexcept { return handle_ != nullptr; }
+    /// OpenSSL's object; null: none.
     SSL_SESSION* native_handle() const noexcept { return handle_.get(); }
 
 private:
@@ -52,14 +58,21 @@ private:
 };
 
 /// Whether a server wants to see its clients' certificates. One that is shown must be good in any case.
-enum class client_certificates : bool { optional, required };
+enum class client_certificates : bool {
+    optional,  ///< they may show none
+    required,  ///< who shows none is refused
+};
 
 /// Settings of many connections, of clients or of a server.
 ///
+/// Owns:    a reference to OpenSSL's SSL_CTX; copies are the same one, and each connection has one.
+/// Thread:  one sets it up; then any, at once.
 /// Example: examples/cpp/https_get.cpp
 class context {
 public:
-    /// For clients, which trust what the system trusts. What is read of that, and when, is OpenSSL's matter.
+    /// Makes one for clients, which trust what the system trusts. What is read of that, and when, is
+    /// OpenSSL's matter.
+    /// Fails: as OpenSSL does, in openssl_category(); throws std::bad_alloc.
     static result<context> client() {
         context made(::TLS_client_method());
         ::ERR_clear_error();
@@ -69,8 +82,8 @@ public:
         return made.for_clients();
     }
 
-    /// For clients, which trust the certificates in the PEM file `trusted`, and nobody else.
-    /// Fails: when it cannot be read.
+    /// Makes one for clients, which trust the certificates in the PEM file `trusted`, and nobody else.
+    /// Fails: when it cannot be read; throws std::bad_alloc.
     static result<context> client(const std::string& trusted) {
         context made(::TLS_client_method());
         if (const auto read = made.trust(trusted); !read) {
@@ -79,9 +92,9 @@ public:
         return made.for_clients();
     }
 
-    /// For servers, which show the first certificate of the PEM file `chain`, and those that vouch for it
-    /// behind; `key` is its private key, not encrypted.
-    /// Fails: when one of them cannot be read, or they do not belong together.
+    /// Makes one for servers, which show the first certificate of the PEM file `chain`, and those that vouch
+    /// for it behind; `key` is its private key, not encrypted.
+    /// Fails: when one of them cannot be read, or they do not belong together; throws std::bad_alloc.
     static result<context> server(const std::string& chain, const std::string& key) {
         context made(::TLS_server_method());
         if (const auto used = made.use_certificate(chain, key); !used) {
@@ -105,6 +118,7 @@ public:
     }
 
     /// Shows a certificate, as server() does: for clients that have one.
+    /// Fails: as server() does.
     result<void> use_certificate(const std::string& chain, const std::string& key) {
         ::ERR_clear_error();
         if (::SSL_CTX_use_certificate_chain_file(native_handle(), chain.c_str()) != 1 ||
@@ -166,6 +180,7 @@ public:
         settings_->choose = std::move(choose);
     }
 
+    /// OpenSSL's object, to set what is not here; it stays the context's.
     SSL_CTX* native_handle() const noexcept { return settings_->handle.get(); }
 
     /// Whether a peer must prove who it is.

@@ -18,6 +18,7 @@
 namespace zloop::tls {
 
 /// An error that OpenSSL has no code for.
+/// Example: examples/cpp/https_get.cpp
 enum class errc {
     truncated = 1,  ///< the stream below ended without close_notify: what came may not be all that was sent
 };
@@ -62,6 +63,7 @@ inline const std::error_category& openssl_category() noexcept {
     return instance;
 }
 
+/// Makes a std::error_code of a tls::errc; the standard library calls it.
 inline std::error_code make_error_code(errc code) noexcept { return {static_cast<int>(code), category()}; }
 
 }  // namespace zloop::tls

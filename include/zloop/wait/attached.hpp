@@ -12,20 +12,29 @@
 
 namespace zloop {
 
-/// Owns: the descriptor; closing or destroying it ends what waits on it with `operation_canceled`.
+/// A descriptor in service of a loop's backend: what sockets and pipes are made of.
+///
+/// Owns:    the descriptor; closing or destroying it ends what waits on it with `operation_canceled`. Moves,
+///          also while something waits; does not outlive its loop.
+/// Thread:  that of its loop.
+/// Example: examples/cpp/sockets.cpp
 class attached {
 public:
+    /// No descriptor. Nothing is awaited on it.
     attached() noexcept = default;
+    /// Takes the descriptor of `other`, which has none then.
     attached(attached&& other) noexcept
         : kernel_(std::exchange(other.kernel_, nullptr)),
           fd_(std::exchange(other.fd_, -1)),
           life_(other.life_) {}
+    /// Exchanges the descriptors: that of this one goes with `other`.
     attached& operator=(attached&& other) noexcept {
         std::swap(kernel_, other.kernel_);
         std::swap(fd_, other.fd_);
         std::swap(life_, other.life_);
         return *this;
     }
+    /// Closes the descriptor.
     ~attached() { close(); }
 
     /// Takes a non-blocking descriptor into service of `on`.
@@ -37,9 +46,12 @@ public:
         return attached(on.kernel(), descriptor.release());
     }
 
+    /// Whether there is a descriptor.
     explicit operator bool() const noexcept { return fd_ >= 0; }
+    /// The descriptor's number, which stays in service; -1: none.
     int native_handle() const noexcept { return fd_; }
 
+    /// Closes the descriptor, now. What waits on it ends with operation_canceled.
     void close() noexcept {
         if (fd_ >= 0 && !is_stale()) {
             kernel_->close(fd_);
@@ -47,7 +59,8 @@ public:
         fd_ = -1;
     }
 
-    /// Gives the descriptor away, out of service; -1 when there is none.
+    /// Gives the descriptor away, open and out of service; -1 when there is none. What waits on it ends with
+    /// operation_canceled.
     [[nodiscard]] int release() noexcept {
         if (fd_ >= 0 && !is_stale()) {
             kernel_->release(fd_);

@@ -12,9 +12,18 @@
 
 namespace zloop {
 
+/// A base for awaiters of your own: a coroutine that waits for something on its loop, and can be cancelled
+/// meanwhile.
+///
+/// Completes: with the coroutine's turn after wake().
+/// Cancelled: is withdrawn at once, and the coroutine goes on in its turn; woken already, it keeps what it
+///            got.
+/// Owns:      nothing: it lives in the waiting coroutine's frame, and who will wake it holds a reference.
+/// Thread:    that of its loop. Another thread posts an op that calls wake().
+/// Example:   examples/cpp/awaitable.cpp
 class parked : op, cancellable {
 public:
-    /// `withdraw` takes the waiter out of where it waits, so that nobody wakes it any more.
+    /// Takes `withdraw`, which takes the waiter out of where it waits, so that nobody wakes it any more.
     explicit parked(void (*withdraw)(parked&) noexcept) noexcept
         : op(&parked::resume), cancellable(&parked::stop), withdraw_(withdraw) {}
     parked(const parked&) = delete;
@@ -27,10 +36,12 @@ public:
     }
 
 protected:
+    /// Not by its base: awaiters are destroyed by the frame that they are in.
     ~parked() = default;
 
-    /// To be called from await_suspend before the waiter is put where it waits.
-    /// False: the caller's scope is cancelled; it does not wait at all.
+    /// Notes who waits, for what and where, and makes it the leaf of its scope. To be called from
+    /// await_suspend before the waiter is put where it waits. False: the caller's scope is cancelled; it does
+    /// not wait at all.
     template <task_promise P>
     bool park(std::coroutine_handle<P> caller, const char* what, site where) noexcept {
         detail::note(caller.promise(), what, where);
@@ -44,10 +55,13 @@ protected:
         return true;
     }
 
+    /// Whether it ended by a cancellation.
     bool canceled() const noexcept { return state_ == state::canceled; }
+    /// What await_resume can give: success, or operation_canceled.
     result<void> outcome() const noexcept {
         return canceled() ? result<void>(std::errc::operation_canceled) : result<void>();
     }
+    /// The loop of the coroutine that waits.
     loop& home() const noexcept { return *surroundings_.on; }
 
 private:
@@ -74,12 +88,17 @@ private:
     state state_ = state::waiting;
 };
 
-/// Waiters in the order of their arrival. Owns none of them; must be empty at its end.
+/// Waiters in the order of their arrival.
+///
+/// Owns:    none of them; must be empty at its end.
+/// Thread:  that of its loop.
+/// Example: examples/cpp/awaitable.cpp
 class wait_queue {
 public:
     /// A waiter of a queue: what its cancellation takes out again.
     class waiter : public parked {
     public:
+        /// Will wait in `queue`; who suspends pushes it there.
         explicit waiter(wait_queue& queue) noexcept : parked(&waiter::withdraw), queue_(&queue) {}
 
     private:
@@ -95,13 +114,17 @@ public:
         waiter* previous_ = nullptr;
     };
 
+    /// A queue without waiters.
     wait_queue() = default;
     wait_queue(const wait_queue&) = delete;
     wait_queue& operator=(const wait_queue&) = delete;
+    /// Nobody waits any more.
     ~wait_queue() { assert(empty()); }
 
+    /// Whether nobody waits.
     bool empty() const noexcept { return first_ == nullptr; }
 
+    /// Puts a waiter that is parked behind all others.
     void push(waiter& last) noexcept {
         last.previous_ = last_;
         (last_ != nullptr ? last_->next_ : first_) = &last;
@@ -115,6 +138,7 @@ public:
         return oldest;
     }
 
+    /// Takes all out, and wakes them in order.
     void wake_all() noexcept {
         while (!empty()) {
             pop().wake();

@@ -36,17 +36,23 @@ inline bool prepare_to_bind(int descriptor, int family, bool reuse_address, bool
 
 }  // namespace detail
 
+/// What sockets of every kind share: addresses and options. Options of one that is closed fail with
+/// `bad_file_descriptor`.
+///
+/// Fails:   as the system call does, at once: nothing here waits.
+/// Example: examples/cpp/sockets.cpp
 class socket_base : public attached {
 public:
-    /// Sets any option that is a number, or a structure such as `linger`.
+    /// Sets any option that is a number: setsockopt(2).
     result<void> set_option(int level, int name, int value) noexcept { return set(level, name, value); }
+    /// Sets any option that is a structure, such as `linger`.
     template <class T>
         requires(std::is_class_v<T> && std::is_trivially_copyable_v<T>)
     result<void> set_option(int level, int name, const T& value) noexcept {
         return set(level, name, value);
     }
 
-    /// The value of any option that is a number, or, with T, a structure.
+    /// Gives the value of any option that is a number, or, with T, a structure: getsockopt(2).
     template <class T = int>
         requires std::is_trivially_copyable_v<T>
     result<T> get_option(int level, int name) const noexcept {
@@ -58,18 +64,25 @@ public:
         return value;
     }
 
-    /// How many bytes the kernel holds for us, or for the peer. Linux reads back twice what was set.
+    /// Sets how many bytes the kernel holds for us. Linux reads back twice what was set.
     result<void> set_receive_buffer(int bytes) noexcept { return set(SOL_SOCKET, SO_RCVBUF, bytes); }
+    /// Sets how many bytes the kernel holds for the peer.
     result<void> set_send_buffer(int bytes) noexcept { return set(SOL_SOCKET, SO_SNDBUF, bytes); }
+    /// How many bytes the kernel holds for us.
     result<int> receive_buffer() const noexcept { return get_option(SOL_SOCKET, SO_RCVBUF); }
+    /// How many bytes the kernel holds for the peer.
     result<int> send_buffer() const noexcept { return get_option(SOL_SOCKET, SO_SNDBUF); }
 
-    /// Where the socket is, or its peer. No address (AF_UNSPEC) where there is none.
+    /// Where the socket is: at port 0, or at no path, where it was not bound. No address (AF_UNSPEC) for what
+    /// is no socket.
     address local_address() const noexcept { return address_by(::getsockname); }
+    /// Where its peer is. No address (AF_UNSPEC) where there is none.
     address peer_address() const noexcept { return address_by(::getpeername); }
 
 protected:
+    /// No descriptor.
     socket_base() noexcept = default;
+    /// A descriptor in service.
     explicit socket_base(attached&& descriptor) noexcept : attached(std::move(descriptor)) {}
 
 private:

@@ -17,6 +17,14 @@
 
 namespace zloop {
 
+/// Serves a loop by io_uring: the backend of Linux that completes.
+///
+/// Cancelled: an operation that the kernel has ends with the kernel's last word: what it has done till then
+///            is the result.
+/// Owns:      the ring, its memory, and an eventfd.
+/// Thread:    that which turns the loop first, but for wake(). On another wait() fails with
+///            `operation_not_permitted`; the loop may still be destroyed there.
+/// Example:   examples/cpp/backends.cpp
 class uring_backend final : public detail::uring::operations {
     using channel = detail::uring::channel;
     using completion = detail::uring::completion;
@@ -25,14 +33,16 @@ class uring_backend final : public detail::uring::operations {
     using requests = detail::uring::requests;
 
 public:
-    /// Throws std::system_error where there is no io_uring, none that can do enough (Linux 6.0), or where a
-    /// filter of system calls or the administrator forbids it.
+    /// Makes a ring of its own.
+    /// Fails: throws std::system_error where there is no io_uring, none that can do enough (Linux 6.0), or
+    ///        where a filter of system calls or the administrator forbids it; std::bad_alloc.
     uring_backend() : wake_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
         if (!wake_) {
             throw std::system_error(errno, std::system_category(), "eventfd");
         }
     }
 
+    /// Waits until the kernel has let go of the ring's memory; what it does not let go of is left to it.
     ~uring_backend() override {
         table_.for_each([this](channel& left) {
             if (!left.closed) {

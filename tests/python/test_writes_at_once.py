@@ -1,0 +1,305 @@
+"""A write is in the kernel when write() returns; what the kernel joins, it joins on its own.
+
+What a blocking callback, a socket that the program kept, or the end of the process can see.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import subprocess
+import sys
+
+import pytest
+from helpers import (
+    PATIENCE,
+    Recorder,
+    data_segments_sent,
+    environment,
+    receive_all,
+    tcp_pair,
+    turns,
+)
+
+ours = pytest.mark.parametrize("new_loop", ["zloop"], indirect=True)
+LONGEST = (
+    1.0  # seconds that bytes may be on their way while a callback blocks; the kernel holds 0.2
+)
+
+HOW_IT_IS_ENDED = {
+    "_exit": "os._exit(0)",
+    "exec": "os.execv(sys.executable, [sys.executable, '-c', ''])",
+    "SIGKILL": "os.kill(os.getpid(), 9)",
+}
+
+
+async def in_a_callback(loop, function, *args):
+    """Call it as the loop calls callbacks, with others ready behind it."""
+    done = loop.create_future()
+
+    def run():
+        try:
+            done.set_result(function(*args))
+        except BaseException as error:
+            done.set_exception(error)
+
+    loop.call_soon(run)
+    loop.call_soon(lambda: None)
+    return await done
+
+
+async def connected(loop, protocol):
+    ours, peer = tcp_pair()
+    peer.settimeout(LONGEST)
+    transport, _ = await loop.create_connection(lambda: protocol, sock=ours)
+    return transport, peer
+
+
+async def close(protocol, peer):
+    protocol.transport.abort()
+    await protocol.until("connection_lost")
+    peer.close()
+
+
+def write_in_parts(transport, *parts):
+    for part in parts:
+        transport.write(part)
+
+
+async def make_a_habit(loop, transport, peer, parts):
+    """So the transport has learned how many parts a message has."""
+    for _ in range(2):
+        await in_a_callback(loop, write_in_parts, transport, *[b"part"] * parts)
+        assert receive_all(peer, 4 * parts) == b"part" * parts
+
+
+@pytest.mark.parametrize("usual", [1, 2, 4])
+async def test_the_peer_of_a_callback_that_blocks_hears_what_was_written(loop, usual):
+    protocol = Recorder()
+    transport, peer = await connected(loop, protocol)
+    await make_a_habit(loop, transport, peer, usual)
+
+    def write_and_wait_for_it():
+        transport.write(b"busy")
+        return peer.recv(4)  # a deadlock, were it not on its way
+
+    assert await in_a_callback(loop, write_and_wait_for_it) == b"busy"
+    await close(protocol, peer)
+
+
+@pytest.mark.parametrize("usual", [1, 2])
+async def test_what_is_sent_on_the_socket_itself_comes_behind(loop, usual):
+    protocol = Recorder()
+    transport, peer = await connected(loop, protocol)
+    await make_a_habit(loop, transport, peer, usual)
+    kept = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+
+    def write_both_ways():
+        transport.write(b"first,")
+        kept.send(b"second,")
+        transport.write(b"third")
+
+    await in_a_callback(loop, write_both_ways)
+
+    assert receive_all(peer, 18) == b"first,second,third"
+    kept.close()
+    await close(protocol, peer)
+
+
+@pytest.mark.parametrize("end", HOW_IT_IS_ENDED)
+@pytest.mark.parametrize("usual", [1, 2])
+def test_a_process_that_ends_has_sent_what_it_wrote(new_loop, end, usual):
+    factory = (
+        "zloop.new_event_loop"
+        if "zloop" in type(new_loop()).__module__
+        else "asyncio.SelectorEventLoop"
+    )
+    program = f"""
+import asyncio, os, sys, zloop
+
+async def main():
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_connection(asyncio.Protocol, "127.0.0.1", int(sys.argv[1]))
+
+    def write(last):
+        for part in {usual} * (b"part",):
+            transport.write(part)
+        if last:
+            {HOW_IT_IS_ENDED[end]}
+
+    for last in (False, False, True):
+        loop.call_soon(write, last)
+    await loop.create_future()
+
+with asyncio.Runner(loop_factory={factory}) as runner:
+    runner.run(main())
+"""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(PATIENCE)
+        command = [sys.executable, "-c", program, str(listener.getsockname()[1])]
+        with subprocess.Popen(command, env=environment()):
+            peer, _ = listener.accept()
+            with peer:
+                peer.settimeout(PATIENCE)
+                assert receive_all(peer, 100) == b"part" * usual * 3
+
+
+async def test_a_write_that_fails_is_told_before_write_returns(loop):
+    protocol = Recorder()
+    transport, peer = await connected(loop, protocol)
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    sock = transport.get_extra_info("socket")
+
+    def reset_and_write():
+        peer.close()
+        while not select.select([sock], [], [], 0)[0]:  # until the reset is here
+            pass
+        transport.write(b"lost")
+        return transport.is_closing()
+
+    assert await in_a_callback(loop, reset_and_write)
+    await protocol.until("connection_lost")
+
+
+# What the kernel joins.
+
+
+def segments(sock, function, *args):
+    before = data_segments_sent(sock)
+    function(*args)
+    return data_segments_sent(sock) - before
+
+
+@ours
+@pytest.mark.parametrize("parts", [2, 4, 16])
+async def test_parts_that_are_usual_leave_together(loop, parts):
+    protocol = Recorder()
+    transport, peer = await connected(loop, protocol)
+    await make_a_habit(loop, transport, peer, parts)
+    sock = transport.get_extra_info("socket")
+
+    before = data_segments_sent(sock)
+    await in_a_callback(loop, write_in_parts, transport, *[b"part"] * parts)
+
+    assert data_segments_sent(sock) - before == 1
+    assert receive_all(peer, 4 * parts) == b"part" * parts
+    await close(protocol, peer)
+
+
+@ours
+async def test_fewer_parts_than_usual_do_not_wait_for_the_kernels_patience(loop):
+    protocol = Recorder()
+    transport, peer = await connected(loop, protocol)
+    await make_a_habit(loop, transport, peer, 3)
+    sock = transport.get_extra_info("socket")
+    before = data_segments_sent(sock)
+
+    await in_a_callback(loop, write_in_parts, transport, b"part", b"part")
+    await turns(1)
+
+    assert data_segments_sent(sock) - before == 1  # and it has left by now
+    assert receive_all(peer, 8) == b"partpart"
+    await close(protocol, peer)
+
+
+@ours
+async def test_a_lone_write_is_a_plain_one(loop):
+    protocol = Recorder()
+    transport, peer = await connected(loop, protocol)
+    await make_a_habit(loop, transport, peer, 1)
+    sock = transport.get_extra_info("socket")
+
+    assert await in_a_callback(loop, segments, sock, transport.write, b"part") == 1
+
+    await close(protocol, peer)
+
+
+@ours
+async def test_connections_of_one_machine_are_woken_at_the_turns_end(loop):
+    """Each has its parts in one segment, whatever the others write between them."""
+    pairs = [(protocol := Recorder(), *await connected(loop, protocol)) for _ in range(5)]
+    for _, transport, peer in pairs:
+        await make_a_habit(loop, transport, peer, 2)
+    socks = [transport.get_extra_info("socket") for _, transport, _ in pairs]
+    before = [data_segments_sent(sock) for sock in socks]
+
+    for _, transport, _ in pairs:
+        loop.call_soon(write_in_parts, transport, b"head", b"body")
+    await turns(2)
+
+    assert [data_segments_sent(sock) - was for sock, was in zip(socks, before, strict=True)] == [
+        1
+    ] * 5
+    for protocol, _, peer in pairs:
+        assert receive_all(peer, 8) == b"headbody"
+        await close(protocol, peer)
+
+
+@ours
+@pytest.mark.parametrize("option", [socket.TCP_NODELAY, socket.TCP_CORK], ids=["NODELAY", "CORK"])
+@pytest.mark.parametrize("value", [0, 1])
+async def test_what_a_program_has_set_on_its_socket_stays(loop, option, value):
+    protocol = Recorder()
+    transport, peer = await connected(loop, protocol)
+    await make_a_habit(loop, transport, peer, 3)
+    sock = transport.get_extra_info("socket")
+    sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+    await in_a_callback(loop, write_in_parts, transport, b"part", b"part")
+    await turns(1)
+
+    assert bool(sock.getsockopt(socket.IPPROTO_TCP, option)) == bool(value)
+    await close(protocol, peer)
+
+
+@ours
+@pytest.mark.parametrize("how", ["close", "abort", "write_eof"])
+async def test_what_is_held_leaves_with_the_end_of_the_connection(loop, how):
+    protocol = Recorder()
+    transport, peer = await connected(loop, protocol)
+    await make_a_habit(loop, transport, peer, 3)
+
+    def write_and_end():
+        transport.write(b"part")
+        getattr(transport, how)()
+
+    await in_a_callback(loop, write_and_end)
+    await turns(2)
+
+    assert receive_all(peer, 8) == b"part"
+    await close(protocol, peer) if how == "write_eof" else peer.close()
+
+
+@ours
+async def test_a_transport_may_be_dropped_while_something_of_it_is_held(loop):
+    protocol = Recorder()
+    transport, peer = await connected(loop, protocol)
+    await make_a_habit(loop, transport, peer, 3)
+
+    def write_and_lose_the_loop():
+        transport.write(b"part")
+        transport._call_connection_lost(None)  # as asyncio does, and libraries
+
+    await in_a_callback(loop, write_and_lose_the_loop)
+    await turns(2)
+
+    assert receive_all(peer, 8) == b"part"
+    peer.close()
+
+
+async def test_on_a_unix_socket_each_part_is_there_at_once(loop):
+    mine, peer = socket.socketpair(socket.AF_UNIX)
+    peer.setblocking(False)
+    protocol = Recorder()
+    transport, _ = await loop.create_connection(lambda: protocol, sock=mine)
+
+    def write_twice():
+        transport.write(b"head")
+        head = peer.recv(8)
+        transport.write(b"body")
+        return head, peer.recv(8)
+
+    for _ in range(3):
+        assert await in_a_callback(loop, write_twice) == (b"head", b"body")
+    await close(protocol, peer)
