@@ -150,6 +150,12 @@ def test_at_step_1_each_guest_hears_itself() -> None:
             ann.says("one")
             bob.says("two")
             assert (ann.hears(), bob.hears()) == ("one", "two")
+
+
+@pytest.mark.parametrize("name", ["step1_echo", "step2_room", "step3_slow"])
+def test_ctrl_c_ends_an_empty_server_quietly(name: str) -> None:
+    # With guests asyncio 3.11 says of each that its task was cancelled; from step 4 on none is.
+    with serving(*program(name)) as server:
         server.ends(signal.SIGINT)
 
 
@@ -157,7 +163,6 @@ def test_at_step_1_each_guest_hears_itself() -> None:
 def test_from_step_2_on_guests_with_names_hear_each_other(name: str) -> None:
     with serving(*program(name)) as server:
         two_talk(server)
-        server.ends(signal.SIGINT)
 
 
 def test_at_step_2_a_guest_who_does_not_read_stops_all() -> None:
