@@ -204,13 +204,14 @@ public:
     timer_heap& timers() noexcept { return timers_; }
 
     /// Makes one turn: what the kernel has, what is due, and then what is ready at that moment - what these
-    /// queue waits for the next turn. Sleeps up to `limit`, which is not negative, when there is nothing to
-    /// do. Without one (zero) the kernel then knows of all that waits for it: who sleeps elsewhere can wait
-    /// there for the backend's native_handle().
-    /// Fails: throws std::system_error when the backend cannot wait, and what was ready stays so;
+    /// queue waits for the next turn. Sleeps up to `limit` when there is nothing to do, and not at all
+    /// where that is zero or less: a deadline may have passed. Without a sleep the kernel then knows of all
+    /// that waits for it: who sleeps elsewhere can wait there for the backend's native_handle(). Fails:
+    /// throws std::system_error when the backend cannot wait, and what was ready stays so;
     ///        std::logic_error in a fork of the loop's process.
     void run_once(nanoseconds limit = forever) {
         check_process();
+        limit = std::max(limit, nanoseconds::zero());
         interrupted_ = false;
         take_inbox();
         ready_.splice(behind_);

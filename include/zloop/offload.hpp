@@ -14,6 +14,7 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
 #include <vector>
 
 #include <pthread.h>
@@ -168,8 +169,8 @@ public:
     /// How many threads a pool has at most when nobody says.
     static constexpr unsigned default_threads = 16;
 
-    /// Makes a pool of `most_threads` at most, which are one or more. No thread is started yet.
-    /// Fails: throws std::bad_alloc.
+    /// Makes a pool of `most_threads` at most. No thread is started yet.
+    /// Fails: throws std::bad_alloc; std::invalid_argument without a thread: work would wait for ever.
     explicit offload_pool(unsigned most_threads = default_threads) : offload_pool(most_threads, true) {}
     offload_pool(const offload_pool&) = delete;
     offload_pool& operator=(const offload_pool&) = delete;
@@ -203,12 +204,16 @@ public:
     }
 
 private:
-    offload_pool(unsigned most_threads, bool joined)
-        : most_(most_threads), joined_(joined), crew_(new detail::crew(most_threads, joined)) {}
+    offload_pool(unsigned most_threads, bool joined) : most_(most_threads), joined_(joined) {
+        if (most_threads == 0) {
+            throw std::invalid_argument("zloop::offload_pool: no thread");
+        }
+        crew_ = new detail::crew(most_threads, joined);
+    }
 
     const unsigned most_;
     const bool joined_;
-    std::atomic<detail::crew*> crew_;
+    std::atomic<detail::crew*> crew_ = nullptr;
 };
 
 /// Gives the process' own pool, a lasting one of 16 threads at most.

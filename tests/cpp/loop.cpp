@@ -75,6 +75,14 @@ TEST_CASE("ops run in the order in which they were pushed", "[loop]") {
     CHECK(seen == std::vector{1, 2, 3});
 }
 
+TEST_CASE("a limit that has passed is no time to sleep", "[loop]") {
+    loop on(support::each_backend());
+
+    on.run_once(-5ms);
+
+    CHECK(on.stats().turns == 1);
+}
+
 TEST_CASE("what a turn's ops push waits for the next turn", "[loop]") {
     virtual_loop on;
     std::vector<std::string> seen;

@@ -53,6 +53,10 @@ private:
 
 }  // namespace
 
+TEST_CASE("a pool without a thread is refused", "[offload]") {
+    CHECK_THROWS_AS(offload_pool(0), std::invalid_argument);
+}
+
 TEST_CASE("offloaded work runs on another thread and its result comes back on the loop", "[offload]") {
     const auto here = std::this_thread::get_id();
     std::thread::id there;

@@ -496,6 +496,21 @@ TEST_CASE("a process group of its own is ended as a whole", "[process]") {
     CHECK(run(on, rest_of(child.out)).empty());  // nobody holds the pipe any more
 }
 
+TEST_CASE("a child that has left its group is ended with those that stayed in it", "[process]") {
+    loop on(each_backend());
+    const std::string leave =
+        "if (fork) { setpgrp(0, $ARGV[0]); print qq(gone\\n); sleep 100 } else { sleep 100 }";
+    auto child = process::spawn(on, {.argv = {"perl", "-e", "$| = 1; " + leave, std::to_string(::getpgrp())},
+                                     .out = redirect::pipe,
+                                     .new_group = true})
+                     .value();
+    std::string line;
+    REQUIRE(run(on, read_until(child.out, line, "\n")));
+
+    CHECK(run(on, child.stop()).value().signal == SIGKILL);
+    CHECK(run(on, rest_of(child.out)).empty());  // nobody holds the pipe any more
+}
+
 TEST_CASE("a child may join a process group, and has no group of its own then", "[process]") {
     loop on(each_backend());
     auto leader = process::spawn(on, {.argv = {"sleep", "100"}, .new_group = true}).value();

@@ -222,9 +222,10 @@ public:
         return ::kill(-number_, signal) == 0 ? std::error_code{} : system_error_code(errno);
     }
 
-    /// All that is to end with it. A leader may have left its group.
+    /// All that is to end with it. A leader may have left its group, and others may still be in that.
     result<void> kill_all(int signal) noexcept {
-        return leads_ && kill_group(signal) ? result<void>() : kill(signal);
+        const bool told = leads_ && kill_group(signal) && ::getpgid(number_) == number_;
+        return told ? result<void>() : kill(signal);
     }
 
     /// Gives the child away, and the duty to take its status.
