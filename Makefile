@@ -31,6 +31,7 @@ test: $(venv)/zloop  ## what one runs before a commit: C++, Python, the suites o
 
 .PHONY: test-all
 test-all: $(venv)/zloop  ## that, and all else: sanitizers, other levels, packaging, uvloop's suite, modes
+	@pip install -q --disable-pip-version-check --group howto
 	@status=0; tools/test $(wheels) || status=1; tools/test $(wheels) --rest || status=1; exit $$status
 
 .PHONY: conformance

@@ -10,7 +10,7 @@
 
 struct guest {
     zloop::stream socket;
-    zloop::channel<std::string> inbox{64};
+    zloop::channel<std::string> inbox{256};
 };
 
 using room = std::set<guest*>;
@@ -18,7 +18,7 @@ using room = std::set<guest*>;
 void say(const room& all, const guest* speaker, const std::string& line) {
     for (guest* each : all) {
         if (each != speaker && !each->inbox.try_send(line)) {
-            each->inbox.close();  // reads too slowly: the others do not wait for it
+            each->socket.close();  // reads too slowly: the others do not wait for it
         }
     }
 }
@@ -28,14 +28,18 @@ zloop::task<> listen_to(const room& all, guest& self) {
     zloop::buffered_reader words(self.socket);
     while (const auto line = co_await words.read_line()) {
         say(all, &self, std::string(*line) + '\n');
+        co_await zloop::next_turn();  // one packet may bring many lines; they are delivered in between
     }
     self.inbox.close();  // it left
 }
 
 /// What comes into the inbox goes to the guest.
 zloop::task<> talk_to(guest& self) {
-    while (const auto line = co_await self.inbox.receive()) {
-        if (!co_await zloop::write_all(self.socket, zloop::bytes_of(*line))) {
+    while (auto lines = co_await self.inbox.receive()) {
+        while (const auto more = self.inbox.try_receive()) {
+            *lines += *more;
+        }
+        if (!co_await zloop::write_all(self.socket, zloop::bytes_of(*lines))) {
             break;
         }
     }

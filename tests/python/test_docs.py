@@ -15,29 +15,28 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT
+from pages import FENCE, PAGES, Block, blocks, name_of
 
 import zloop
 
-PAGES = [
-    path
-    for pattern in ("*.md", "docs/**/*.md", "bench/*.md", "tests/**/*.md")
-    for path in sorted(ROOT.glob(pattern))
-]
-
-
-def name_of(page: Path) -> str:
-    return str(page.relative_to(ROOT))
-
 
 def programs(language: str) -> list[object]:
-    """The fenced blocks of a language, each with its page and line."""
-    found = []
-    for page in PAGES:
-        text = page.read_text()
-        for block in re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-            line = text.count("\n", 0, block.start()) + 1
-            found.append(pytest.param(block[1], id=f"{name_of(page)}:{line}"))
-    return found
+    """The blocks of a language that are programs; one with a title is a file, or a part of one."""
+    return [
+        pytest.param(block.code, id=block.id)
+        for page in PAGES
+        for block in blocks(page)
+        if block.language == language and block.title is None
+    ]
+
+
+def parts_of_examples() -> list[object]:
+    return [
+        pytest.param(block, id=block.id)
+        for page in PAGES
+        for block in blocks(page)
+        if block.title is not None and block.title.startswith("examples/")
+    ]
 
 
 def anchors(page: Path) -> set[str]:
@@ -48,7 +47,7 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
-    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    prose = FENCE.sub("", page.read_text())
     for target in re.findall(r"\]\(([^)]+)\)", prose):  # a lambda looks like one
         if "://" in target:
             continue
@@ -89,6 +88,17 @@ def test_every_cpp_program_of_the_pages_compiles_and_runs(program: str, tmp_path
     said = subprocess.run([binary], capture_output=True, text=True, timeout=20)
 
     assert (said.returncode, said.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("block", parts_of_examples())
+def test_every_part_of_an_example_that_a_page_shows_is_in_the_example(block: Block) -> None:
+    assert block.title is not None
+    example = (ROOT / block.title).read_text()
+    at = 0
+    for part in re.split(r"^[ \t]*(?:#|//) \.\.\.\n", block.code, flags=re.MULTILINE):
+        found = example.find(part.strip("\n"), at)
+        assert found >= 0, f"not in {block.title}, or not in this order:\n{part}"
+        at = found + len(part.strip("\n"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -137,6 +147,6 @@ def test_a_commit_is_checked_by_the_tools_that_make_lint_uses() -> None:
     assert set(re.findall(r"rev: v(.*)", hooks)) == pinned
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "examples" / "python").glob("*.py")), ids=name_of)
+@pytest.mark.parametrize("path", sorted((ROOT / "examples" / "python").rglob("*.py")), ids=name_of)
 def test_every_example_says_what_it_is(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text()))
