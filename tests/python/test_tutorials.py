@@ -145,11 +145,10 @@ def it_says_good_night(server: Server, number: int) -> None:
 
 
 def test_at_step_1_each_guest_hears_itself() -> None:
-    with serving(*program("step1_echo")) as server:
-        with Guest(server) as ann, Guest(server) as bob:
-            ann.says("one")
-            bob.says("two")
-            assert (ann.hears(), bob.hears()) == ("one", "two")
+    with serving(*program("step1_echo")) as server, Guest(server) as ann, Guest(server) as bob:
+        ann.says("one")
+        bob.says("two")
+        assert (ann.hears(), bob.hears()) == ("one", "two")
 
 
 @pytest.mark.parametrize("name", ["step1_echo", "step2_room", "step3_slow"])
