@@ -44,9 +44,8 @@ void held_sockets::callback_returned(bool goes_on) noexcept {
     }
     // What has come from others on this machine can wait for the end of the turn.
     const auto fresh = sockets_.begin() + static_cast<std::ptrdiff_t>(seen_);
-    const auto far = std::stable_partition(fresh, sockets_.end(), [](const SocketTransport* each) {
-        return each->peer_is_local;
-    });
+    const auto far = std::stable_partition(fresh, sockets_.end(),
+                                           [](const SocketTransport* each) { return each->peer_is_local; });
     for (auto each = far; each != sockets_.end(); ++each) {
         (*each)->held = false;
         (*each)->push();

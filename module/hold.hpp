@@ -6,9 +6,9 @@
 // send of the joined parts costs 10.6 and two plain ones 18.7; and the peer is woken once.
 //
 // Whether it is the last, a connection's habit tells. A push is due at the end of the callback; for a peer
-// on this machine at the end of the loop's turn, or 100 µs after the first, so that a client that waits for many
-// of our connections is woken once for them. A callback that writes once just sends. Unix sockets know no
-// such flag: each write is sent as it is.
+// on this machine at the end of the loop's turn, or 100 µs after the first, so that a client that waits for
+// many of our connections is woken once for them. A callback that writes once just sends. Unix sockets know
+// no such flag: each write is sent as it is.
 //
 // Nothing here is owned: a socket that closes, or leaves the loop, takes itself out.
 #pragma once

@@ -131,7 +131,8 @@ TEST_CASE("after close_notify there is nothing to read, and still something to w
     engines::carry(both.client, both.server, 100'000, [&] { CHECK(text_of(both.server).value().empty()); });
     CHECK(both.client.write(bytes_of("late")).error() == std::errc::broken_pipe);
     CHECK(both.server.write(bytes_of("still")).value() == 5);
-    engines::carry(both.server, both.client, 100'000, [&] { CHECK(text_of(both.client).value() == "still"); });
+    engines::carry(both.server, both.client, 100'000,
+                   [&] { CHECK(text_of(both.client).value() == "still"); });
 }
 
 TEST_CASE("a changed byte is an error, the peer is told, and nothing is read any more", "[tls]") {
