@@ -90,16 +90,22 @@ public:
         });
     }
 
-    /// Sends what try_send() was told to hold back. Nothing else of the socket changes; one whose user has
-    /// set TCP_CORK keeps its bytes until he takes that back.
+    /// Sends what try_send() was told to hold back, by setting TCP_CORK to 0. Nothing else of the socket
+    /// changes.
     void push() noexcept {
 #if defined(TCP_CORK)
-        const int number = live();
+        detail::set_number(live(), IPPROTO_TCP, TCP_CORK, 0);
+#endif
+    }
+
+    /// Whether TCP_CORK is set, by who wants to push by himself.
+    bool is_corked() const noexcept {
+#if defined(TCP_CORK)
         int corked = 0;
         socklen_t size = sizeof corked;
-        if (::getsockopt(number, IPPROTO_TCP, TCP_CORK, &corked, &size) == 0 && corked == 0) {
-            ::setsockopt(number, IPPROTO_TCP, TCP_CORK, &corked, size);
-        }
+        return ::getsockopt(live(), IPPROTO_TCP, TCP_CORK, &corked, &size) == 0 && corked != 0;
+#else
+        return false;
 #endif
     }
 

@@ -93,8 +93,12 @@ struct SocketTransport : socket_reader<SocketTransport>, socket_transport_fields
     /// write(), from who owns the bytes. Throws.
     void write_owned(py::ref bytes);
 
-    /// Lets the kernel send what it holds back.
-    void push() noexcept { socket.push(); }
+    /// Lets the kernel send what it holds back, unless the program has said that it will.
+    void push() noexcept {
+        if (!sock || !socket.is_corked()) {
+            socket.push();
+        }
+    }
 
 private:
     friend socket_reader;
