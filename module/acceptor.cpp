@@ -6,6 +6,7 @@
 
 #include "names.hpp"
 #include "socket/transport.hpp"
+#include "sockets.hpp"
 #include "tls/transport.hpp"
 
 namespace zl {
@@ -17,9 +18,8 @@ constexpr std::chrono::seconds retry_delay{1};
 
 }  // namespace
 
-acceptor::acceptor(loop_state& owner, int descriptor, PyObject* socket, PyObject* protocol_factory,
-                   PyObject* owner_server, PyObject* tls_terms, PyObject* hand_over_to,
-                   PyObject* context_of_server)
+acceptor::acceptor(loop_state& owner, PyObject* socket, PyObject* protocol_factory, PyObject* owner_server,
+                   PyObject* tls_terms, PyObject* hand_over_to, PyObject* context_of_server)
     : core(owner),
       sock(py::ref::borrow(socket)),
       factory(py::ref::borrow(protocol_factory)),
@@ -29,6 +29,9 @@ acceptor::acceptor(loop_state& owner, int descriptor, PyObject* socket, PyObject
       context(context_of_server != Py_None ? py::ref::borrow(context_of_server)
                                            : py::ref::steal(PyContext_CopyCurrent())) {
     is_tcp_ = is_tcp_socket(socket);
+}
+
+void acceptor::adopt(int descriptor) {
     zloop::fd number(descriptor);
     auto adopted = zloop::listener::adopt(*core.loop, std::move(number));
     if (!adopted) {
@@ -40,14 +43,14 @@ acceptor::acceptor(loop_state& owner, int descriptor, PyObject* socket, PyObject
 
 zloop::loop& acceptor::event_loop() const noexcept { return *core.loop; }
 
-void acceptor::start() { accept_loop(running_); }
+bool acceptor::start() noexcept { return accept_loop(running_).begun(); }
 
 void acceptor::stop() noexcept {
     stopped_ = true;
     static_cast<void>(listening.release());
-    for (py::ref* each : {&sock, &factory, &server, &tls, &hand_over, &context}) {
-        each->reset();
-    }
+    // Dropped at the very end: what has a destructor may close the loop, and that ends us.
+    const py::ref dropped[] = {std::move(sock), std::move(factory),   std::move(server),
+                               std::move(tls),  std::move(hand_over), std::move(context)};
     running_.cancel();
 }
 
@@ -69,8 +72,12 @@ fiber acceptor::accept_loop(fiber::place& kept) {
             continue;
         }
         report(error.value());
-        if (!stopped_) {
-            static_cast<void>(co_await zloop::sleep_for(retry_delay));
+        try {
+            if (!stopped_) {
+                static_cast<void>(co_await zloop::sleep_for(retry_delay));
+            }
+        } catch (const std::bad_alloc&) {  // not even for a timer
+            continue;
         }
     }
     kept.end();
@@ -99,8 +106,9 @@ void acceptor::serve(zloop::accepted connection) noexcept {
         if (ours) {
             made = py::try_call(make.get());
         } else {
-            const py::ref descriptor = py::integer(connection.socket.release());
-            made = py::try_call(over.get(), descriptor.get(), peername.get());
+            const py::ref python = socket_object(*on.state, connection.socket.native_handle());
+            static_cast<void>(connection.socket.release());
+            made = py::try_call(over.get(), python.get(), peername.get());
         }
         if (PyContext_Exit(own_context.get()) != 0 || !made) {
             throw py::error_set{};

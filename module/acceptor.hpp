@@ -14,16 +14,21 @@ namespace zl {
 
 struct acceptor {
     /// Without TLS both `tls_terms` and `hand_over_to` are None. With it the former is what
-    /// TLSTransport::accept() takes, or None, and the latter takes (descriptor, peername) of each connection
+    /// TLSTransport::accept() takes, or None, and the latter takes (socket, peername) of each connection
     /// that asyncio's own code has to serve. Each connection has a copy of `context`, or, where that is None,
     /// of the current one.
-    acceptor(loop_state& owner, int descriptor, PyObject* socket, PyObject* protocol_factory,
-             PyObject* owner_server, PyObject* tls_terms, PyObject* hand_over_to,
-             PyObject* context_of_server);
+    acceptor(loop_state& owner, PyObject* socket, PyObject* protocol_factory, PyObject* owner_server,
+             PyObject* tls_terms, PyObject* hand_over_to, PyObject* context_of_server);
 
     ~acceptor() { static_cast<void>(listening.release()); }  // the Python socket's to close
 
-    void start();
+    /// Takes the socket's descriptor into service. Throws; calls no Python.
+    void adopt(int descriptor);
+
+    /// Accepts. False: there is no memory for it, and nothing has begun. May call Python, as each connection.
+    bool start() noexcept;
+
+    /// From here on it is on its own: it may be gone at the end.
     void stop() noexcept;
     zloop::loop& event_loop() const noexcept;
     int visit_all(visitproc visit, void* arg) const;

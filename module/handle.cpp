@@ -18,6 +18,13 @@ void track(PyObject* object) noexcept {
     }
 }
 
+/// Contexts are hidden, and no other kind of object.
+void track_context(PyObject* context) noexcept {
+    if (context != nullptr && PyContext_CheckExact(context)) {
+        track(context);
+    }
+}
+
 template <class H>
 module_state::free_list& free_list_of(module_state& state) noexcept {
     if constexpr (std::is_same_v<H, Handle>) {
@@ -77,8 +84,9 @@ H* make(loop_state& core, PyTypeObject* type, PyObject* callback, PyObject* cons
     if (hide_context) {
         PyObject_GC_UnTrack(own_context.get());
     }
-    self->context = own_context.release();
-    self->loop = Py_NewRef(core.self());
+    self->own_context = own_context.release();
+    Py_INCREF(core.self());
+    self->core = &core;
     self->is_cancelled = false;
     self->running = false;
     self->awaited = false;
@@ -108,18 +116,20 @@ int traverse(PyObject* object, visitproc visit, void* arg) {
     return reinterpret_cast<H*>(object)->visit_all(visit, arg);
 }
 
-/// Leaves `loop`: dealloc finds the free list through it, and the loop breaks its own cycles.
+/// Leaves `core`: dealloc finds the free list through it, and the loop breaks its own cycles.
 template <class H>
 int clear(PyObject* object) {
     auto* self = reinterpret_cast<H*>(object);
     self->drop_callback();
-    if (self->context != nullptr) {
-        track(self->context);  // always: CPython takes it out of the list without a look
-        Py_CLEAR(self->context);
-    }
+    track_context(self->own_context);  // always: CPython takes it out of the list without a look
+    Py_CLEAR(self->own_context);
+    Py_CLEAR(self->cancelled);
+    Py_CLEAR(self->context);
+    Py_CLEAR(self->loop);
     Py_CLEAR(self->repr);
     Py_CLEAR(self->source_traceback);
     if constexpr (std::is_same_v<H, TimerHandle>) {
+        Py_CLEAR(self->scheduled);
         Py_CLEAR(self->when);
     }
 #if ZL_HAS_THREADSAFE_HANDLE
@@ -131,13 +141,12 @@ int clear(PyObject* object) {
 }
 
 template <class H>
-void dealloc(PyObject* object) {
+void destroy(PyObject* object) {
     auto* self = reinterpret_cast<H*>(object);
     PyTypeObject* type = Py_TYPE(object);
-    PyObject_GC_UnTrack(object);
     PyObject_ClearWeakRefs(object);
-    const py::ref loop = py::ref::adopt(std::exchange(self->loop, nullptr));
-    module_state& state = *state_of_loop(loop.get()).state;
+    const py::ref loop = py::ref::adopt(self->core->self());
+    module_state& state = *self->core->state;
     auto& free = free_list_of<H>(state);
     clear<H>(object);
     if (free.length < most_free && state.keeps_free_handles) {
@@ -163,12 +172,11 @@ void drop_list(module_state::free_list& free) noexcept {
 template <class H>
 void run_turn(zloop::op& node) noexcept {
     auto* self = static_cast<H*>(&node);
-    loop_state& core = state_of_loop(self->loop);
-    if (!self->is_cancelled && !core.dropping) {
+    if (!self->is_cancelled && !self->core->dropping) {
         self->run_callback();
     }
     if (Py_REFCNT(self->self()) > 1) {  // whoever else holds it may be part of a cycle
-        track_handle(self->self());
+        self->show();
     }
     Py_DECREF(self->self());
 }
@@ -205,22 +213,29 @@ template <class H>
 PyGetSetDef* properties() noexcept {
     static auto rows = [] {
         std::array made{
-            py::property<&H::get_args>("_args", "The callback's arguments, or None when cancelled."),
-            py::property<&H::get_callback>("_callback", "The callback, or None when cancelled."),
-            py::property<&H::get_cancelled>("_cancelled", "Whether cancel() was called."),
-            py::property<&H::get_repr>("_repr", "The repr from before cancel(), in debug mode."),
-            py::property<&H::get_source_traceback>("_source_traceback", "Where it was made, in debug mode."),
+            py::property<&H::get_args, &H::set_args>("_args",
+                                                     "The callback's arguments, or None when cancelled."),
+            py::property<&H::get_callback, &H::set_callback>("_callback",
+                                                             "The callback, or None when cancelled."),
+            py::property<&H::get_cancelled, &H::set_cancelled>("_cancelled", "Whether cancel() was called."),
+            py::property<&H::get_context, &H::set_context>("_context", "What the callback runs in."),
+            py::property<&H::get_loop, &H::set_loop>("_loop", "The loop."),
+            py::property<&H::get_repr, &H::set_repr>("_repr", "The repr from before cancel(), in debug mode."),
+            py::property<&H::get_source_traceback, &H::set_source_traceback>(
+                "_source_traceback", "Where it was made, in debug mode."),
             PyGetSetDef{},
             PyGetSetDef{},
             PyGetSetDef{},
         };
         if constexpr (std::is_same_v<H, TimerHandle>) {
-            made[5] = py::property<&H::get_scheduled>("_scheduled", "Whether it still waits for its time.");
-            made[6] = py::property<&H::get_when>("_when", "When it is due, by loop.time().");
+            made[7] = py::property<&H::get_scheduled, &H::set_scheduled>(
+                "_scheduled", "Whether it still waits for its time.");
+            made[8] =
+                py::property<&H::get_when, &H::set_when>("_when", "When it is due, by loop.time().");
         }
 #if ZL_HAS_THREADSAFE_HANDLE
         if constexpr (std::is_same_v<H, ThreadSafeHandle>) {
-            made[5] = py::property<&H::get_lock>("_lock", "asyncio's, for its _run().");
+            made[7] = py::property<&H::get_lock>("_lock", "asyncio's, for its _run().");
         }
 #endif
         return made;
@@ -234,7 +249,7 @@ py::ref make_type(PyObject* module, const char* name, const char* doc, PyObject*
         {Py_tp_doc, const_cast<char*>(doc)},
         {Py_tp_traverse, reinterpret_cast<void*>(&traverse<H>)},
         {Py_tp_clear, reinterpret_cast<void*>(&clear<H>)},
-        {Py_tp_dealloc, reinterpret_cast<void*>(&dealloc<H>)},
+        {Py_tp_dealloc, reinterpret_cast<void*>(&py::deallocated<destroy<H>>)},
         {Py_tp_methods, methods<H>()},
         {Py_tp_getset, properties<H>()},
         {0, nullptr},
@@ -254,17 +269,24 @@ py::ref make_type(PyObject* module, const char* name, const char* doc, PyObject*
 
 template <class Slots, class Node>
 py::ref basic_handle<Slots, Node>::invoke() noexcept {
-    if (PyContext_Enter(this->context) != 0) {
+    const py::ref entered = py::ref::borrow(own_context);  // the callback may put another one here
+    if (!PyContext_CheckExact(entered.get())) {            // asyncio looks for its run()
+        return py::ref::adopt(PyObject_CallMethod(self(), "_run", nullptr));
+    }
+    if (PyContext_Enter(entered.get()) != 0) {
         return nullptr;
     }
+    // A cancelled handle that was revived has no callback: None can't be called.
+    const py::ref called = py::ref::borrow(this->callback != nullptr ? this->callback : Py_None);
     py::ref result;
     if (this->args == nullptr) {
-        result = py::ref::adopt(PyObject_Vectorcall(this->callback, inline_args,
+        result = py::ref::adopt(PyObject_Vectorcall(called.get(), inline_args,
                                                     inline_count | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr));
     } else {
-        result = py::ref::adopt(PyObject_Call(this->callback, this->args, nullptr));
+        const py::ref tuple = py::ref::adopt(PySequence_Tuple(this->args));
+        result = tuple ? py::ref::adopt(PyObject_Call(called.get(), tuple.get(), nullptr)) : nullptr;
     }
-    if (PyContext_Exit(this->context) != 0) {
+    if (PyContext_Exit(entered.get()) != 0) {
         return nullptr;
     }
     return result;
@@ -272,17 +294,17 @@ py::ref basic_handle<Slots, Node>::invoke() noexcept {
 
 template <class Slots, class Node>
 void basic_handle<Slots, Node>::run_callback() noexcept {
-    loop_state& core = state_of_loop(this->loop);
-    const callback_scope scope(core);
+    loop_state& on = *core;
+    const callback_scope scope(on);
     running = true;
     py::ref result =
-        core.debug ? py::try_call_method(core.self(), core.state->str_run_in_debug.get(), self()) : invoke();
+        on.debug ? py::try_call_method(on.self(), on.state->str_run_in_debug.get(), self()) : invoke();
     running = false;
     if (awaited) {
-        core.callback_returned.notify_all();
+        on.callback_returned.notify_all();
     }
     if (!result) {
-        core.report_callback(self());
+        on.report_callback(self());
     }
     if (is_cancelled) {
         drop_callback();
@@ -293,16 +315,15 @@ void basic_handle<Slots, Node>::run_callback() noexcept {
 /// run, or it has returned. (asyncio.events._ThreadSafeHandle has a lock for it in every handle.)
 template <class Slots, class Node>
 void basic_handle<Slots, Node>::wait_for_callback() noexcept {
-    loop_state& core = state_of_loop(this->loop);
-    if (core.thread == PyThread_get_thread_ident()) {
+    if (core->thread == PyThread_get_thread_ident()) {
         return;
     }
     while (running) {
         awaited = true;
         Py_BEGIN_ALLOW_THREADS
-        std::unique_lock lock(core.callback_mutex);
+        std::unique_lock lock(core->callback_mutex);
         // The end may fall between our look at `running` and the wait: hence a limit.
-        core.callback_returned.wait_for(lock, std::chrono::milliseconds(5));
+        core->callback_returned.wait_for(lock, std::chrono::milliseconds(5));
         lock.unlock();
         Py_END_ALLOW_THREADS
     }
@@ -319,7 +340,7 @@ py::ref basic_handle<Slots, Node>::cancel() {
         return py::none();
     }
     is_cancelled = true;
-    if (this->loop != nullptr && state_of_loop(this->loop).debug) {
+    if (core->debug) {
         // Kept, so that "Executing <Handle …> took 2 seconds" can still name it.
         py::ref words = py::ref::steal(PyObject_Repr(self()));
         Py_XSETREF(this->repr, words.release());
@@ -328,6 +349,41 @@ py::ref basic_handle<Slots, Node>::cancel() {
         drop_callback();
     }
     return py::none();
+}
+
+template <class Slots, class Node>
+void basic_handle<Slots, Node>::forget() noexcept {
+    is_cancelled = true;
+    if (!running) {
+        drop_callback();
+    }
+}
+
+template <class Slots, class Node>
+void basic_handle<Slots, Node>::show() noexcept {
+    track(self());
+    track_context(own_context);
+}
+
+template <class Slots, class Node>
+py::ref basic_handle<Slots, Node>::get_context() {
+    track_context(own_context);  // from now on others may have it
+    return own_context != nullptr ? py::ref::borrow(own_context) : py::none();
+}
+
+template <class Slots, class Node>
+void basic_handle<Slots, Node>::set_context(PyObject* value) {
+    track_context(own_context);
+    Py_XSETREF(own_context, Py_NewRef(value));
+}
+
+template <class Slots, class Node>
+void basic_handle<Slots, Node>::set_args(PyObject* value) {
+    py::ref tuple = py::ref::steal(PySequence_Tuple(value));
+    Py_XSETREF(this->args, tuple.release());
+    if (!running) {  // else they are the arguments of a call
+        drop_inline_args();
+    }
 }
 
 template <class Slots, class Node>
@@ -349,6 +405,11 @@ template <class Slots, class Node>
 void basic_handle<Slots, Node>::drop_callback() noexcept {
     Py_CLEAR(this->callback);
     Py_CLEAR(this->args);
+    drop_inline_args();
+}
+
+template <class Slots, class Node>
+void basic_handle<Slots, Node>::drop_inline_args() noexcept {
     while (inline_count > 0) {
         PyObject*& last = inline_args[--inline_count];  // named: the macro evaluates it more than once
         Py_CLEAR(last);
@@ -359,11 +420,18 @@ template <class Slots, class Node>
 int basic_handle<Slots, Node>::visit_all(visitproc visit, void* arg) {
     Py_VISIT(this->args);
     Py_VISIT(this->callback);
+    Py_VISIT(this->cancelled);
     Py_VISIT(this->context);
     Py_VISIT(this->loop);
+    Py_VISIT(this->repr);
     Py_VISIT(this->source_traceback);
     if constexpr (std::is_same_v<Slots, timer_handle_slots>) {
+        Py_VISIT(this->scheduled);
         Py_VISIT(this->when);
+    }
+    Py_VISIT(own_context);
+    if (core != nullptr) {
+        Py_VISIT(core->self());
     }
     for (std::size_t position = 0; position < inline_count; ++position) {
         Py_VISIT(inline_args[position]);
@@ -402,9 +470,9 @@ void TimerHandle::run_in_turn(zloop::op& node) noexcept {
 py::ref TimerHandle::cancel() {
     const py::ref alive = py::ref::borrow(self());
     if (armed()) {
-        state_of_loop(loop).loop->disarm(*this);
+        core->loop->disarm(*this);
         Py_DECREF(self());  // the heap's
-        track_handle(self());
+        show();
     }
     return basic_handle::cancel();
 }
@@ -441,7 +509,7 @@ py::ref queue(loop_state& core, H& handle, bool from_another_thread) {
     core.check_closed();       // again: while it was made Python may have run, in another thread, too
     Py_INCREF(handle.self());  // the queue's
     if (from_another_thread && core.thread != PyThread_get_thread_ident()) {
-        track_handle(handle.self());  // the collector does not look into the inbox
+        handle.show();  // the collector does not look into the inbox
         core.posted = true;
         core.loop->post(handle);
     } else {
@@ -457,6 +525,19 @@ template py::ref queue(loop_state&, Handle&, bool);
 #if ZL_HAS_THREADSAFE_HANDLE
 template py::ref queue(loop_state&, ThreadSafeHandle&, bool);
 #endif
+
+void new_handles::add(PyObject* callback, std::initializer_list<PyObject*> args) {
+    made_[count_++] =
+        py::ref::adopt(new_handle(core_, callback, args.begin(), args.size(), context_)->self());
+}
+
+void new_handles::queue() {
+    core_.check_closed();
+    for (std::size_t index = 0; index < count_; ++index) {
+        zl::queue(core_, *reinterpret_cast<Handle*>(made_[index].release()), false);
+    }
+    count_ = 0;
+}
 
 void schedule(loop_state& core, PyObject* callback, std::initializer_list<PyObject*> args,
               PyObject* context) {
@@ -508,12 +589,17 @@ void add_handle_types(PyObject* module, module_state& state) {
 #endif
 }
 
-void track_handle(PyObject* handle) noexcept {
-    track(handle);
-    PyObject* context = reinterpret_cast<handle_slots*>(handle)->context;
-    if (context != nullptr) {
-        track(context);
+void show_handle(zloop::op& node) noexcept {
+    if (node.run == &Handle::run_in_turn) {
+        static_cast<Handle&>(node).show();
+    } else if (node.run == &TimerHandle::run_in_turn) {
+        static_cast<TimerHandle&>(static_cast<zloop::timer_node&>(node)).show();
     }
+#if ZL_HAS_THREADSAFE_HANDLE
+    if (node.run == &ThreadSafeHandle::run_in_turn) {
+        static_cast<ThreadSafeHandle&>(node).show();
+    }
+#endif
 }
 
 void drop_free_handles(module_state& state) noexcept {

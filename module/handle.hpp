@@ -14,6 +14,9 @@
 // thousand queued callbacks made the collector a third of call_soon's cost.)
 #pragma once
 
+#include <array>
+#include <initializer_list>
+
 #include <zloop/core/timer.hpp>
 
 #include "loop_state.hpp"
@@ -21,14 +24,15 @@
 namespace zl {
 
 /// The slots of asyncio.Handle, in the order in which type creation lays them out: by name, the weak
-/// references last. Checked when the module is imported.
+/// references last. Checked when the module is imported. asyncio.Handle's descriptors can put anything there,
+/// also nothing, at any time: what C++ relies on is not in them.
 struct handle_slots {
     PyObject_HEAD
-    PyObject* args;
+    PyObject* args;       // where they are not inline; a tuple, unless a program knows better
     PyObject* callback;
     PyObject* cancelled;  // unused: `is_cancelled`
-    PyObject* context;
-    PyObject* loop;
+    PyObject* context;    // unused: `own_context`
+    PyObject* loop;       // what a program has set; else `core`
     PyObject* repr;
     PyObject* source_traceback;
 #if PY_VERSION_HEX < 0x030C0000
@@ -52,6 +56,8 @@ template <class Slots, class Node>
 struct basic_handle : Slots, Node {
     static constexpr std::size_t most_inline = 4;
 
+    loop_state* core;       // a reference
+    PyObject* own_context;  // owned; where it is no Context, its run() is called
     PyObject* spare;  // PY_VECTORCALL_ARGUMENTS_OFFSET: must stand right before the arguments
     PyObject* inline_args[most_inline];
     std::uint8_t inline_count;
@@ -69,16 +75,32 @@ struct basic_handle : Slots, Node {
 
     py::ref cancel();
     py::ref get_cancelled() { return py::boolean(is_cancelled); }
+    void set_cancelled(PyObject* value) { is_cancelled = py::truth(value); }
     py::ref get_args();
+    void set_args(PyObject* value);
     py::ref get_callback() {
         return this->callback != nullptr ? py::ref::borrow(this->callback) : py::none();
     }
+    void set_callback(PyObject* value) { Py_XSETREF(this->callback, Py_NewRef(value)); }
+    py::ref get_context();
+    void set_context(PyObject* value);
+    py::ref get_loop() { return py::ref::borrow(this->loop != nullptr ? this->loop : core->self()); }
+    void set_loop(PyObject* value) { Py_XSETREF(this->loop, Py_NewRef(value)); }
     py::ref get_repr() { return this->repr != nullptr ? py::ref::borrow(this->repr) : py::none(); }
+    void set_repr(PyObject* value) { Py_XSETREF(this->repr, Py_NewRef(value)); }
     py::ref get_source_traceback() {
         return this->source_traceback != nullptr ? py::ref::borrow(this->source_traceback) : py::none();
     }
+    void set_source_traceback(PyObject* value) { Py_XSETREF(this->source_traceback, Py_NewRef(value)); }
+
+    /// cancel(), without a word of it: its repr may be anybody's code.
+    void forget() noexcept;
+
+    /// Shows it to the garbage collector: its loop does not run any more, or somebody else has it.
+    void show() noexcept;
 
     void drop_callback() noexcept;
+    void drop_inline_args() noexcept;
     void wait_for_callback() noexcept;
     int visit_all(visitproc visit, void* arg);
 };
@@ -106,7 +128,9 @@ struct TimerHandle : basic_handle<timer_handle_slots, zloop::timer_node> {
 
     py::ref cancel();
     py::ref get_when();
+    void set_when(PyObject* value) { Py_XSETREF(when, Py_NewRef(value)); }  // and it is due as before
     py::ref get_scheduled() { return py::boolean(armed()); }
+    void set_scheduled(PyObject*) noexcept {}  // the heap knows
     static void run_in_turn(zloop::op& node) noexcept;
 };
 
@@ -122,14 +146,33 @@ TimerHandle* new_timer_handle(loop_state& core, PyObject* callback, PyObject* co
 template <class H>
 py::ref queue(loop_state& core, H& handle, bool from_another_thread);
 
+/// Several handles that are queued together, or not at all.
+class new_handles {
+public:
+    /// In `context`, or in copies of the current one where that is null. Borrows it.
+    new_handles(loop_state& core, PyObject* context) noexcept : core_(core), context_(context) {}
+
+    /// Throws.
+    void add(PyObject* callback, std::initializer_list<PyObject*> args);
+
+    /// Throws when the loop is closed.
+    void queue();
+
+private:
+    loop_state& core_;
+    PyObject* context_;
+    std::array<py::ref, 3> made_;
+    std::size_t count_ = 0;
+};
+
 /// Schedules `callback(*args)` in `context` (null: a copy of the current one). Throws.
 void schedule(loop_state& core, PyObject* callback, std::initializer_list<PyObject*> args, PyObject* context);
 
 /// The handle that `node` is, or null when it is another kind of op.
 PyObject* handle_of(zloop::op& node) noexcept;
 
-/// Shows a queued handle to the garbage collector: its loop does not run any more.
-void track_handle(PyObject* handle) noexcept;
+/// Shows the handle that `node` is, if it is one.
+void show_handle(zloop::op& node) noexcept;
 
 /// Makes the types. Throws ImportError when this Python lays asyncio's classes out in another way.
 void add_handle_types(PyObject* module, module_state& state);

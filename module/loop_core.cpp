@@ -7,6 +7,7 @@
 #include "acceptor.hpp"
 #include "datagram/transport.hpp"
 #include "pipe/transport.hpp"
+#include "sockets.hpp"
 #include "socket/operation.hpp"
 #include "socket/transport.hpp"
 #include "tls/transport.hpp"
@@ -138,21 +139,40 @@ py::ref arm(LoopCore& core, TimerHandle* handle) {
 
 using watch_map = std::unordered_map<int, std::unique_ptr<descriptor_watch>>;
 
-bool remove_watch(LoopCore& core, watch_map& watches, int descriptor) {
-    const auto found = watches.find(descriptor);
-    if (found == watches.end()) {
-        return false;
-    }
-    std::unique_ptr<descriptor_watch> watch = std::move(found->second);
-    watches.erase(found);
+/// Ends a watch; its handle is left. Calls no Python.
+py::ref end_watch(LoopCore& core, std::unique_ptr<descriptor_watch> watch) noexcept {
     core.loop->kernel().unwatch(*watch);
-    SockOperation::next_in_line(core, descriptor, watch->toward);
-    const py::ref handle = py::ref::borrow(watch->handle->self());
-    watch->handle->cancel();
+    py::ref handle = py::ref::borrow(watch->handle->self());
     if (watch->queued) {
         watch->removed = true;
         static_cast<void>(watch.release());  // its turn frees it
     }
+    return handle;
+}
+
+/// Takes a watch away; its handle is left, or none. Calls no Python: what is to be done with the handle may,
+/// and do anything.
+py::ref take_watch(LoopCore& core, watch_map& watches, int descriptor) noexcept {
+    const auto found = watches.find(descriptor);
+    if (found == watches.end()) {
+        return nullptr;
+    }
+    std::unique_ptr<descriptor_watch> watch = std::move(found->second);
+    watches.erase(found);
+    const zloop::direction toward = watch->toward;
+    py::ref handle = end_watch(core, std::move(watch));
+    SockOperation::next_in_line(core, descriptor, toward);
+    return handle;
+}
+
+void cancel(const py::ref& handle) { reinterpret_cast<Handle*>(handle.get())->cancel(); }
+
+bool remove_watch(LoopCore& core, watch_map& watches, int descriptor) {
+    const py::ref handle = take_watch(core, watches, descriptor);
+    if (!handle) {
+        return false;
+    }
+    cancel(handle);
     return true;
 }
 
@@ -166,28 +186,40 @@ py::ref add_watch(LoopCore& core, watch_map& watches, zloop::direction toward, c
     Handle* handle = new_handle(core, given.callback, given.rest, given.rest_count, given.context);
     const py::ref owner = py::ref::adopt(handle->self());
     core.check_closed();  // again, as in call_soon
-    remove_watch(core, watches, descriptor);
     auto watch = std::make_unique<descriptor_watch>(core, descriptor, toward, handle);
+    std::unique_ptr<descriptor_watch>& place = watches[descriptor];  // from here on nothing throws
+    const py::ref before = place ? end_watch(core, std::move(place)) : nullptr;
     std::error_code error = core.loop->kernel().watch(*watch);
     if (SockOperation* const other = error ? SockOperation::on(core, descriptor, toward) : nullptr) {
         other->give_way();
         error = core.loop->kernel().watch(*watch);
     }
+    if (!error) {
+        place = std::move(watch);
+        handle->show();  // it stays: the collector finds the loop through it
+    } else {
+        watches.erase(descriptor);
+        SockOperation::next_in_line(core, descriptor, toward);
+    }
+    if (before) {
+        cancel(before);  // last: what it drops may do anything
+    }
     if (error) {
         py::raise_os_error(error);
     }
-    watches[descriptor] = std::move(watch);
-    track_handle(owner.get());  // it stays: the collector finds the loop through it
     return owner;
 }
 
-void stop_acceptor(LoopCore& core, int descriptor) noexcept {
+/// False: there is none on that descriptor.
+bool stop_acceptor(LoopCore& core, int descriptor) noexcept {
     const auto found = core.acceptors.find(descriptor);
-    if (found != core.acceptors.end()) {
-        acceptor& stopped = *found->second;
-        core.acceptors.erase(found);
-        stopped.stop();
+    if (found == core.acceptors.end()) {
+        return false;
     }
+    acceptor& stopped = *found->second;
+    core.acceptors.erase(found);
+    stopped.stop();
+    return true;
 }
 
 template <class F>
@@ -286,19 +318,32 @@ int traverse(PyObject* object, visitproc visit, void* arg) {
     return stopped;
 }
 
-/// Ends all that is queued, watched and open, without calling Python back.
+/// Ends all that is queued, watched and open, without calling Python back. But what is dropped has
+/// destructors, which may do anything: they find the loop closed and its transports orphaned, so that nothing
+/// begins any more.
 void drop_everything(LoopCore& core) noexcept {
     if (!core.loop || core.dropping) {  // what is dropped may call close() again
         return;
     }
     core.dropping = true;
+    core.closed = true;
     core.loop->abandon_if_inherited();
+    for (transport* each = core.transports; each != nullptr;) {
+        const py::ref alive = py::ref::borrow(each->self());
+        each->orphan();
+        // Out of the list by now, perhaps; then those behind it have to be looked for.
+        each = each->open ? each->next : core.transports;
+        while (each != nullptr && each->orphaned) {
+            each = each->next;
+        }
+    }
     while (!core.acceptors.empty()) {
         stop_acceptor(core, core.acceptors.begin()->first);
     }
     for (watch_map* watches : {&core.readers, &core.writers}) {
         while (!watches->empty()) {
-            remove_watch(core, *watches, watches->begin()->first);
+            const py::ref handle = take_watch(core, *watches, watches->begin()->first);
+            reinterpret_cast<Handle*>(handle.get())->forget();
         }
     }
     core.loop->shut_down();  // C++ tasks leave the timers and the descriptors by themselves
@@ -310,9 +355,6 @@ void drop_everything(LoopCore& core) noexcept {
         zloop::timer_node& node = timers.pop();
         Py_XDECREF(handle_of(node));
         core.loop->shut_down();
-    }
-    while (core.transports != nullptr) {
-        core.transports->orphan();
     }
     core.loop.reset();
 }
@@ -509,16 +551,17 @@ py::ref LoopCore::time() {
 
 py::ref LoopCore::run_once() {
     check_closed();
+    if (turning) {  // a callback asks, or another thread
+        py::raise(PyExc_RuntimeError, "This event loop is already running");
+    }
     loop->begin_run();
+    turning = true;
+    const at_exit turned{[this] { turning = false; }};
     ++state->awake;
     const at_exit asleep{[this] { --state->awake; }};
     const at_exit show_to_collector{[this] {
         loop->take_inbox();
-        for_each_queued(*this, [](zloop::op& node) {
-            if (PyObject* handle = handle_of(node)) {
-                track_handle(handle);
-            }
-        });
+        for_each_queued(*this, [](zloop::op& node) { show_handle(node); });
     }};
     do {
         raise_failure();  // of a callback outside of the loop's turns
@@ -534,7 +577,16 @@ py::ref LoopCore::stop() {
     return py::none();
 }
 
+/// What the loop itself has called, at however many removes, cannot end it: it would come back to nothing.
+py::ref LoopCore::check_idle() {
+    if (turning || in_callback) {
+        py::raise(PyExc_RuntimeError, "Cannot close a running event loop");
+    }
+    return py::none();
+}
+
 py::ref LoopCore::drop() {
+    check_idle();
     drop_everything(*this);
     return py::none();
 }
@@ -628,13 +680,31 @@ py::ref LoopCore::start_accepting(const py::arguments& args) {
         py::raise(PyExc_TypeError,
                   "_start_accepting(sock, protocol_factory, server, tls, hand_over, context)");
     }
-    const py::ref fileno = py::ref::steal(PyObject_CallMethod(args.values[0], "fileno", nullptr));
-    const int descriptor = descriptor_of(fileno.get());
-    stop_acceptor(*this, descriptor);
-    auto made = std::make_unique<acceptor>(*this, descriptor, args.values[0], args.values[1], args.values[2],
+    if (args.values[3] != Py_None && (!PyTuple_Check(args.values[3]) || PyTuple_GET_SIZE(args.values[3]) != 3)) {
+        py::raise(PyExc_TypeError, "tls: (sslcontext, handshake_timeout, shutdown_timeout)");
+    }
+    if (args.values[5] != Py_None && !PyContext_CheckExact(args.values[5])) {
+        py::raise(PyExc_TypeError, "context: a contextvars.Context is required");
+    }
+    const int descriptor = socket_number(*state, args.values[0]);
+    auto made = std::make_unique<acceptor>(*this, args.values[0], args.values[1], args.values[2],
                                            args.values[3], args.values[4], args.values[5]);
-    acceptors[descriptor] = made.get();
-    made.release()->start();
+    while (stop_acceptor(*this, descriptor)) {  // what it drops may begin another, or close the loop
+    }
+    check_closed();
+    acceptor*& place = acceptors[descriptor];
+    try {
+        made->adopt(descriptor);
+    } catch (...) {
+        acceptors.erase(descriptor);
+        throw;
+    }
+    place = made.release();
+    if (!place->start()) {
+        delete std::exchange(place, nullptr);
+        acceptors.erase(descriptor);
+        throw std::bad_alloc();
+    }
     return py::none();
 }
 
@@ -654,15 +724,19 @@ py::ref LoopCore::stop_accepting(PyObject* sock) {
 py::ref LoopCore::get_debug() { return py::boolean(debug); }
 void LoopCore::set_debug(PyObject* value) { debug = py::truth(value); }
 py::ref LoopCore::get_closed() { return py::boolean(closed); }
-void LoopCore::set_closed(PyObject* value) { closed = py::truth(value); }
+void LoopCore::set_closed(PyObject* value) {
+    const bool wanted = py::truth(value);
+    closed = wanted || dropping || !loop;  // asyncio's __init__() does not open it again
+}
 py::ref LoopCore::get_stopping() { return py::boolean(stopping); }
 void LoopCore::set_stopping(PyObject* value) { stopping = py::truth(value); }
 py::ref LoopCore::get_thread_id() { return thread_id; }
 void LoopCore::set_thread_id(PyObject* value) {
-    thread = value == Py_None ? 0 : PyLong_AsUnsignedLong(value);
+    const unsigned long number = value == Py_None ? 0 : PyLong_AsUnsignedLong(value);
     if (PyErr_Occurred()) {
         throw py::error_set{};
     }
+    thread = number;
     thread_id = py::ref::borrow(value);
 }
 py::ref LoopCore::get_task_factory() { return task_factory; }
@@ -690,6 +764,7 @@ void add_loop_core_type(PyObject* module, module_state& state) {
         py::method<&LoopCore::time>("time", "time($self)\n--\n\nasyncio.BaseEventLoop.time"),
         py::method<&LoopCore::stop>("stop", "stop($self)\n--\n\nasyncio.BaseEventLoop.stop"),
         py::method<&LoopCore::run_once>("_run_once", "Turn the loop until stop(); at least one turn."),
+        py::method<&LoopCore::check_idle>("_check_idle", "Refuses in a turn of the loop."),
         py::method<&LoopCore::drop>("_drop", "End all that is queued, watched and open; the loop is closed."),
         py::method<&LoopCore::add_reader>("_add_reader",
                                           "Watch a descriptor for reading; returns the handle."),
@@ -720,7 +795,7 @@ void add_loop_core_type(PyObject* module, module_state& state) {
             "_start_accepting",
             "Accept connections: (sock, protocol_factory, server, tls, hand_over, context). `tls` is "
             "(sslcontext, handshake_timeout, shutdown_timeout); what is not ours goes to `hand_over`, as "
-            "(descriptor, peername)."),
+            "(socket, peername)."),
         py::method<&LoopCore::stop_accepting>("_stop_accepting", "Leave a listening socket alone again."),
         py::method<&LoopCore::sock_recv>("sock_recv",
                                          "sock_recv($self, sock, n)\n--\n\nasyncio.loop.sock_recv"),

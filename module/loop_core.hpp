@@ -52,6 +52,7 @@ struct loop_core_fields {
     py::ref thread_id;  // an int, or None while the loop does not run
 
     bool stopping = false;
+    bool turning = false;   // _run_once() is at work
     bool own_time = false;  // time() is overridden
 
     std::unordered_map<int, std::unique_ptr<descriptor_watch>> readers, writers;
@@ -79,6 +80,7 @@ struct LoopCore : loop_state, loop_core_fields {
     py::ref run_once();
     py::ref stop();
     py::ref drop();
+    py::ref check_idle();
     py::ref get_backend();
     py::ref get_stats();
 

@@ -104,14 +104,19 @@ void look_up_asyncio(module_state& state) {
     state.invalid_state_error = get("asyncio.exceptions", "InvalidStateError");
     state.cancelled_error = get("asyncio.exceptions", "CancelledError");
     state.socket_type = get("socket", "socket");
-    const py::ref socket_base = get("_socket", "socket");
-    state.socket_family = py::attribute(socket_base.get(), "family");
-    state.socket_kind = py::attribute(socket_base.get(), "type");
-    const py::ref fileno = py::attribute(socket_base.get(), "fileno");
-    if (Py_TYPE(fileno.get()) != &PyMethodDescr_Type) {
-        py::raise(PyExc_ImportError, "zloop does not know this _socket: fileno() is no method of C");
-    }
-    state.socket_fileno = reinterpret_cast<PyMethodDescrObject*>(fileno.get())->d_method->ml_meth;
+    state.socket_base = get("_socket", "socket");
+    state.socket_family = py::attribute(state.socket_base.get(), "family");
+    state.socket_kind = py::attribute(state.socket_base.get(), "type");
+    const auto method_of_socket = [&](const char* name) {
+        const py::ref found = py::attribute(state.socket_base.get(), name);
+        if (Py_TYPE(found.get()) != &PyMethodDescr_Type) {
+            py::raise_format(PyExc_ImportError, "zloop does not know this _socket: %s() is no method of C",
+                             name);
+        }
+        return reinterpret_cast<PyMethodDescrObject*>(found.get())->d_method->ml_meth;
+    };
+    state.socket_fileno = method_of_socket("fileno");
+    state.socket_detach = method_of_socket("detach");
     state.loop_keyword = py::ref::steal(Py_BuildValue("(s)", "loop"));
 }
 

@@ -36,8 +36,9 @@ bool read_ip_name(PyObject* name, int family, zloop::address& into) noexcept {
         !PyUnicode_CheckExact(PyTuple_GET_ITEM(name, 0))) {
         return false;
     }
-    const char* const host = PyUnicode_AsUTF8(PyTuple_GET_ITEM(name, 0));
-    if (host == nullptr) {
+    Py_ssize_t length = 0;
+    const char* const host = PyUnicode_AsUTF8AndSize(PyTuple_GET_ITEM(name, 0), &length);
+    if (host == nullptr || std::strlen(host) != static_cast<std::size_t>(length)) {  // refused, not cut
         PyErr_Clear();
         return false;
     }

@@ -350,6 +350,37 @@ struct wrap<Member> {
 
 }  // namespace detail
 
+/// Runs what may throw where nothing can be thrown. False: the error indicator is set.
+template <class F>
+bool attempt(F&& body) noexcept {
+    PyObject* const done = detail::guarded([&] {
+        body();
+        return none();
+    });
+    Py_XDECREF(done);
+    return done != nullptr;
+}
+
+/// A type's tp_dealloc is `deallocated<destroy>`, where objects of the type may be links of a chain: the stack
+/// holds, however long it is. `destroy` finds the object untracked.
+template <void (*Destroy)(PyObject*)>
+void deallocated(PyObject* object) noexcept {
+    PyObject_GC_UnTrack(object);
+    Py_TRASHCAN_BEGIN(object, &deallocated<Destroy>)
+    Destroy(object);
+    Py_TRASHCAN_END
+}
+
+/// tp_finalize, from such a `destroy`. False: somebody has the object again.
+inline bool finalized(PyObject* object) noexcept {
+    PyObject_GC_Track(object);  // the finalizer may let the collector run
+    if (PyObject_CallFinalizerFromDealloc(object) != 0) {
+        return false;
+    }
+    PyObject_GC_UnTrack(object);
+    return true;
+}
+
 /// A method row. The member function's parameters choose the calling convention: none, one object, or
 /// `const arguments&`.
 template <auto Member>

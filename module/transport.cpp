@@ -12,6 +12,9 @@ std::size_t limit_from(PyObject* value) {
         throw py::error_set{};
     }
     constexpr auto most = std::numeric_limits<std::ptrdiff_t>::max();
+    if (size < 0) {  // asyncio compares: always more than that, or never so little
+        return 0;
+    }
     return size < static_cast<double>(most) ? static_cast<std::size_t>(size) : static_cast<std::size_t>(most);
 }
 
@@ -20,7 +23,7 @@ void transport::set_low_water(PyObject* value) { low_water = limit_from(value); 
 
 // Birth.
 
-void transport::begin(PyObject* waiter) {
+void transport::enlist() noexcept {
     next = core->transports;
     if (next != nullptr) {
         next->previous = this;
@@ -28,6 +31,9 @@ void transport::begin(PyObject* waiter) {
     core->transports = this;
     open = true;
     Py_INCREF(self());  // the list's
+}
+
+void transport::begin(PyObject* waiter) {
     try {
         introduce(true, waiter);
     } catch (...) {
@@ -40,22 +46,38 @@ void transport::introduce(bool reads, PyObject* waiter) {
     module_state& state = *core->state;
     const py::ref connection_made =
         py::ref::steal(PyObject_GetAttr(protocol.get(), state.str_connection_made.get()));
-    schedule(*core, connection_made.get(), {self()}, context.get());
+    const py::ref begin_reading = reads ? py::attribute(self(), "_begin_reading") : nullptr;
+    // All of them, or none.
+    new_handles all(*core, context.get());
+    all.add(connection_made.get(), {self()});
     if (reads) {
-        schedule(*core, py::attribute(self(), "_begin_reading").get(), {}, context.get());
+        all.add(begin_reading.get(), {});
     }
     if (waiter != Py_None) {
-        schedule(*core, state.set_result_unless_cancelled.get(), {waiter, Py_None}, context.get());
+        all.add(state.set_result_unless_cancelled.get(), {waiter, Py_None});
+    }
+    all.queue();
+}
+
+py::ref transport::get_extra() {
+    if (!knows_extra && kind->fill_extra != nullptr) {
+        kind->fill_extra(*this);
+    }
+    knows_extra = true;
+    if (!extra) {
+        extra = py::ref::steal(PyDict_New());
+    }
+    return extra;
+}
+
+void transport::reserve_number(loop_state& core, int number) {
+    const auto index = static_cast<std::size_t>(number);
+    if (core.transport_of.size() <= index) {
+        core.transport_of.resize(index + 1);
     }
 }
 
-void transport::take_number() {
-    const auto index = static_cast<std::size_t>(fd);
-    if (core->transport_of.size() <= index) {
-        core->transport_of.resize(index + 1);
-    }
-    core->transport_of[index] = this;
-}
+void transport::take_number() noexcept { core->transport_of[static_cast<std::size_t>(fd)] = this; }
 
 void transport::forget_number() noexcept {
     const auto index = static_cast<std::size_t>(fd);
@@ -106,6 +128,12 @@ py::ref transport::call_connection_lost(PyObject* error) {
         return py::none();
     }
     lost = true;
+    if (!closing) {  // nobody has closed it: who calls this is not the loop
+        closing = true;
+        ++lost_writes;
+        reader.cancel();
+        writer.cancel();
+    }
     const py::ref alive = py::ref::borrow(self());
     py::ref done = call_protocol(core->state->str_connection_lost, error);
     py::ref failure = done ? nullptr : py::take_error();
@@ -132,6 +160,9 @@ void transport::release_if_over() noexcept {
 }
 
 void transport::orphan() noexcept {
+    if (orphaned) {
+        return;
+    }
     orphaned = true;
     kind->leave_service(*this);
     release_if_over();
@@ -169,6 +200,11 @@ void transport::fatal_error_from_indicator(const char* message) noexcept {
     }
 }
 
+void transport::no_memory() noexcept {
+    PyErr_NoMemory();
+    fatal_error_from_indicator("Fatal error on transport");
+}
+
 void transport::log_in_debug(const py::ref& log, const char* what) noexcept {
     if (!core->debug) {
         return;
@@ -184,8 +220,11 @@ void transport::log_in_debug(const py::ref& log, const char* what) noexcept {
 py::ref detail::make_transport_type(PyObject* module, PyType_Spec& spec, PyObject* bases) {
     const py::ref transports = py::import("asyncio.transports");
     const py::ref mixin = py::attribute(transports.get(), "_FlowControlMixin");
-    py::check_slot(mixin.get(), "_extra", offsetof(transport_slots, extra));
-    py::check_slot(mixin.get(), "_loop", offsetof(transport_slots, loop));
+    py::check_slot(mixin.get(), "_extra", offsetof(transport_slots, unused_extra));
+    py::check_slot(mixin.get(), "_high_water", offsetof(transport_slots, unused_high_water));
+    py::check_slot(mixin.get(), "_loop", offsetof(transport_slots, unused_loop));
+    py::check_slot(mixin.get(), "_low_water", offsetof(transport_slots, unused_low_water));
+    py::check_slot(mixin.get(), "_protocol_paused", offsetof(transport_slots, unused_protocol_paused));
     if (reinterpret_cast<PyTypeObject*>(mixin.get())->tp_basicsize != offsetof(transport_slots, dict)) {
         py::raise(PyExc_ImportError, "zloop does not know this asyncio: its transports have other slots");
     }

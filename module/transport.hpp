@@ -25,18 +25,36 @@ struct transport_kind {
 
     /// The loop is closed or collected: takes the descriptor out of its service, open. For those in its list.
     void (*leave_service)(transport& self) noexcept;
+
+    /// Puts what it knows into its new `_extra`. Null: nothing. Throws.
+    void (*fill_extra)(transport& self);
 };
 
 /// The slots of asyncio's _FlowControlMixin, in the order in which type creation lays them out. Its
-/// Python code sets the limits, and sendfile's fallback asks for it.
+/// Python code sets the limits, and sendfile's fallback asks for it. Its descriptors can put anything into
+/// them, at any time; we only keep it.
 struct transport_slots : py::object {
-    PyObject* extra;
+    PyObject* unused_extra;
     PyObject* unused_high_water;
-    PyObject* loop;
+    PyObject* unused_loop;
     PyObject* unused_low_water;
     PyObject* unused_protocol_paused;
     PyObject* dict;
     PyObject* weak_references;
+
+    int visit_slots(visitproc visit, void* arg) {
+        for (PyObject* each :
+             {unused_extra, unused_high_water, unused_loop, unused_low_water, unused_protocol_paused, dict}) {
+            Py_VISIT(each);
+        }
+        return 0;
+    }
+    void clear_slots() noexcept {
+        for (PyObject** each : {&unused_extra, &unused_high_water, &unused_loop, &unused_low_water,
+                                &unused_protocol_paused, &dict}) {
+            Py_CLEAR(*each);
+        }
+    }
 };
 
 /// A limit in bytes that asyncio has checked: a number that is not negative. Throws.
@@ -44,11 +62,13 @@ std::size_t limit_from(PyObject* value);
 
 struct transport_fields {
     transport_fields(loop_state& owner, const transport_kind& own_kind, py::ref own_context) noexcept
-        : core(&owner), kind(&own_kind), context(std::move(own_context)) {}
+        : core(&owner), loop(py::ref::borrow(owner.self())), kind(&own_kind), context(std::move(own_context)) {}
 
     loop_state* core;  // `loop`'s
+    py::ref loop;
     const transport_kind* kind;
     py::ref protocol, context;
+    py::ref extra;  // asyncio's `_extra`: a dict, or what a program has put there; made when it is asked for
     transport* next = nullptr;  // in the loop's list of open transports
     transport* previous = nullptr;
     fiber::place reader, writer;
@@ -64,8 +84,10 @@ struct transport_fields {
     bool writing_paused : 1 = false;  // the protocol was told
     bool lost : 1 = true;             // connection_lost was called; or there is nothing to close yet
     bool orphaned : 1 = false;        // the loop is gone
+    bool knows_extra : 1 = false;     // `extra` is complete, or its user's
 
-    using owned = py::owned<&transport_fields::protocol, &transport_fields::context>;
+    using owned = py::owned<&transport_fields::loop, &transport_fields::protocol, &transport_fields::context,
+                            &transport_fields::extra>;
 };
 
 struct transport : transport_slots, transport_fields {
@@ -73,7 +95,12 @@ struct transport : transport_slots, transport_fields {
     py::ref get_protocol() { return protocol; }
     py::ref get_fd() { return py::integer(fd); }
     zloop::loop& event_loop() const noexcept { return *core->loop; }
-    py::ref get_loop() { return py::ref::borrow(loop); }
+    py::ref get_loop() { return loop; }
+    py::ref get_extra();
+    void set_extra(PyObject* value) {
+        knows_extra = true;
+        extra = py::ref::borrow(value);
+    }
     py::ref get_paused() { return py::boolean(paused); }
     py::ref get_protocol_paused() { return py::boolean(writing_paused); }
     py::ref get_high_water() { return py::ref::steal(PyLong_FromSize_t(high_water)); }
@@ -89,14 +116,18 @@ struct transport : transport_slots, transport_fields {
     void finalize() noexcept;
 
 protected:
-    /// Enters the loop's list, and introduces itself.
+    /// Enters the loop's list: from here on the loop knows that it has a descriptor of its backend's.
+    void enlist() noexcept;
+
+    /// Introduces itself to its protocol, or leaves the loop.
     void begin(PyObject* waiter);
 
     /// Schedules connection_made(), `_begin_reading()` if it `reads`, and what tells `waiter` (may be None).
     void introduce(bool reads, PyObject* waiter);
 
     /// The loop finds sockets by descriptor: this one is at `fd`, until that may be another's.
-    void take_number();
+    static void reserve_number(loop_state& core, int number);
+    void take_number() noexcept;  // which is reserved
     void forget_number() noexcept;
 
     /// The end of whatever may have been the last that goes on: leaves the list when nothing does.
@@ -130,6 +161,9 @@ protected:
         fatal_error(std::move(error), message, systems);
     }
     void fatal_error_from_indicator(const char* message) noexcept;
+
+    /// One of its coroutines could not begin.
+    void no_memory() noexcept;
 
     void schedule_lost(PyObject* error);
 
@@ -185,7 +219,7 @@ class connection_scope {
 public:
     explicit connection_scope(transport& entered) noexcept
         : running_(*entered.core), context_(entered.context), core_(*entered.core) {
-        if (PyContext_Enter(context_.get()) != 0) {
+        if (context_ && PyContext_Enter(context_.get()) != 0) {  // none once the collector has been there
             core_.fail();
             context_.reset();
         }
@@ -213,7 +247,6 @@ py::ref new_transport(PyObject* type, loop_state& core, py::ref context) {
     auto& self = *reinterpret_cast<T*>(object.get());
     ::new (static_cast<transport_fields*>(&self)) transport_fields(core, T::own_kind, std::move(context));
     ::new (static_cast<typename T::fields*>(&self)) typename T::fields;
-    self.loop = Py_NewRef(core.self());
     return object;
 }
 
@@ -226,9 +259,12 @@ struct transport_slot_functions {
     static int traverse(PyObject* object, visitproc visit, void* arg) {
         T& self = cast(object);
         Py_VISIT(Py_TYPE(object));
-        Py_VISIT(self.extra);
-        Py_VISIT(self.loop);
-        Py_VISIT(self.dict);
+        if (const int stopped = self.visit_slots(visit, arg)) {
+            return stopped;
+        }
+        if (self.core == nullptr) {
+            return 0;
+        }
         if (const int stopped =
                 transport_fields::owned::visit(static_cast<transport_fields&>(self), visit, arg)) {
             return stopped;
@@ -239,9 +275,9 @@ struct transport_slot_functions {
     /// Leaves `loop`, which what is left of the transport's life needs; the loop breaks its own cycles.
     static int clear(PyObject* object) {
         T& self = cast(object);
-        Py_CLEAR(self.extra);
-        Py_CLEAR(self.dict);
+        self.clear_slots();
         self.protocol = py::none();
+        self.extra.reset();
         self.context.reset();
         static_cast<typename T::fields&>(self).clear();
         return 0;
@@ -249,23 +285,21 @@ struct transport_slot_functions {
 
     static void finalize(PyObject* object) { cast(object).finalize(); }
 
-    static void dealloc(PyObject* object) {
-        if (PyObject_CallFinalizerFromDealloc(object) != 0) {
+    static void destroy(PyObject* object) {
+        if (!py::finalized(object)) {
             return;
         }
         T& self = cast(object);
         PyTypeObject* type = Py_TYPE(object);
-        PyObject_GC_UnTrack(object);
         if (self.weak_references != nullptr) {
             PyObject_ClearWeakRefs(object);
         }
-        Py_CLEAR(self.extra);
-        Py_CLEAR(self.dict);
+        self.clear_slots();
         if (self.core != nullptr) {
+            const py::ref loop = self.loop;  // to the end: there is what the parts belong to
             std::destroy_at(static_cast<typename T::fields*>(&self));
             std::destroy_at(static_cast<transport_fields*>(&self));
         }
-        Py_CLEAR(self.loop);
         type->tp_free(object);
         Py_DECREF(type);
     }
@@ -294,7 +328,7 @@ py::ref make_transport_type(PyObject* module, const char* name, const char* doc,
         {Py_tp_doc, const_cast<char*>(doc)},
         {Py_tp_traverse, reinterpret_cast<void*>(&functions::traverse)},
         {Py_tp_clear, reinterpret_cast<void*>(&functions::clear)},
-        {Py_tp_dealloc, reinterpret_cast<void*>(&functions::dealloc)},
+        {Py_tp_dealloc, reinterpret_cast<void*>(&py::deallocated<functions::destroy>)},
         {Py_tp_finalize, reinterpret_cast<void*>(&functions::finalize)},
         {Py_tp_repr, reinterpret_cast<void*>(&functions::repr)},
         {Py_tp_methods, methods},
@@ -312,6 +346,7 @@ template <std::size_t Own>
 auto with_transport_properties(const PyGetSetDef (&own)[Own]) noexcept {
     const PyGetSetDef shared[] = {
         py::property<&transport::get_loop>("_loop", "The loop."),
+        py::property<&transport::get_extra, &transport::set_extra>("_extra", "What get_extra_info() knows."),
         py::property<&transport::is_closing>("_closing", "What is_closing() says."),
         py::property<&transport::get_paused>("_paused", "Whether pause_reading() was called last."),
         py::property<&transport::get_protocol_paused>("_protocol_paused",

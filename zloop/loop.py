@@ -152,6 +152,7 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
 
     def close(self) -> None:
         """asyncio.BaseEventLoop.close"""
+        self._check_idle()
         super().close()  # refuses while the loop runs
         self._drop()
 
@@ -473,7 +474,6 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
                 tls = (sslcontext, *_timeouts(ssl_handshake_timeout, ssl_shutdown_timeout))
             hand_over = functools.partial(
                 self._accept_tls,
-                (int(sock.family), int(sock.type), sock.proto),  # 4 us if asked each time
                 protocol_factory,
                 sslcontext,
                 server,
@@ -490,11 +490,9 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
             return False
 
     def _accept_tls(
-        self, kind, protocol_factory, sslcontext, server, handshake, shutdown, fd, peername
+        self, protocol_factory, sslcontext, server, handshake, shutdown, conn, peername
     ):
         """Hand what is not plain TLS to asyncio's own coroutine, which waits for the handshake."""
-        conn = socket.socket(*kind, fileno=fd)
-        conn.setblocking(False)
         extra = {"peername": peername}
         self.create_task(
             self._accept_connection2(

@@ -15,8 +15,8 @@ py::ref DatagramTransport::begin_reading() {
 }
 
 void DatagramTransport::start_reading() noexcept {
-    if (wants_to_read() && !reader.running()) {
-        read_loop(reader);
+    if (wants_to_read() && !reader.running() && !read_loop(reader).begun()) {
+        no_memory();
     }
 }
 

@@ -92,7 +92,8 @@ py::ref DatagramTransport::sendto(const py::arguments& args) {
         count_lost_write("socket.send() raised exception.");
         return py::none();
     }
-    const zloop::address* const peer = connected ? nullptr : where(to);
+    zloop::address to_peer;  // a copy: who is called from here on may send to others
+    const zloop::address* const peer = !connected && where(to, to_peer) ? &to_peer : nullptr;
     if (!has_backlog()) {
         switch (try_send(data, to, peer)) {
             case outcome::sent: return py::none();
@@ -104,31 +105,37 @@ py::ref DatagramTransport::sendto(const py::arguments& args) {
         }
     }
     append(data, to, peer);
-    if (!writer.running() && !orphaned) {
-        write_loop(writer);
-    }
+    begin_writing();
     maybe_pause_writing(buffer_size());
     core->raise_failure();  // pause_writing() may have been left by KeyboardInterrupt
     return py::none();
 }
 
-/// The address that `to` is, if that needs no look-up; valid until the next is asked for, or received.
-const zloop::address* DatagramTransport::where(PyObject* to) noexcept {
+/// The address that `to` is, if that needs no look-up.
+bool DatagramTransport::where(PyObject* to, zloop::address& into) noexcept {
     if (to == Py_None) {  // what a peer without a name is called too; it cannot be sent to
-        return nullptr;
+        return false;
     }
     if (arrived && arrived->first != 0 && arrived->names[arrived->first - 1].get() == to) {
-        return &arrived->items[arrived->first - 1].peer;  // an answer
+        into = arrived->items[arrived->first - 1].peer;  // an answer
+        return true;
     }
     if (to == last_name.get()) {
-        return &last_peer;
+        into = last_peer;
+        return true;
     }
-    last_name.reset();
-    if (!read_name(to, family, last_peer)) {
-        return nullptr;
+    if (!read_name(to, family, into)) {
+        return false;
     }
+    last_peer = into;
     last_name = py::ref::borrow(to);
-    return &last_peer;
+    return true;
+}
+
+void DatagramTransport::begin_writing() noexcept {
+    if (!writer.running() && !orphaned && !write_loop(writer).begun()) {
+        no_memory();
+    }
 }
 
 DatagramTransport::outcome DatagramTransport::try_send(PyObject* data, PyObject* to,
@@ -228,7 +235,15 @@ fiber DatagramTransport::write_loop(fiber::place& kept) {
             break;
         }
         if (error == std::errc::resource_unavailable_try_again) {
-            static_cast<void>(co_await zloop::sleep_for(pause));
+            bool slept = true;
+            try {
+                static_cast<void>(co_await zloop::sleep_for(pause));
+            } catch (const std::bad_alloc&) {  // not even for a timer
+                slept = false;
+            }
+            if (!slept) {
+                co_await next_turn(event_loop());
+            }
             pause = std::min(2 * pause, longest_pause);
             continue;
         }
@@ -258,9 +273,7 @@ fiber DatagramTransport::write_loop(fiber::place& kept) {
     } else if (wants_to_send() && closing && !has_backlog()) {
         const py::ref alive = py::ref::borrow(self());
         const connection_scope running(*this);
-        try {
-            call_connection_lost(Py_None);
-        } catch (const py::error_set&) {
+        if (!py::attempt([&] { call_connection_lost(Py_None); })) {
             protocol_raised(core->state->str_sendto_ready.get());
         }
         co_return;
@@ -280,8 +293,8 @@ void DatagramTransport::unsent_failed(const py::ref& error) noexcept {
 }
 
 py::ref DatagramTransport::begin_sending() {
-    if (has_backlog() && !writer.running() && !orphaned) {
-        write_loop(writer);
+    if (has_backlog()) {
+        begin_writing();
     }
     return py::none();
 }

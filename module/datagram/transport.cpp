@@ -2,6 +2,8 @@
 
 #include "transport.hpp"
 
+#include "../sockets.hpp"
+
 namespace zl {
 
 const transport_kind DatagramTransport::own_kind = {
@@ -10,12 +12,13 @@ const transport_kind DatagramTransport::own_kind = {
     },
     [](transport& self) noexcept { static_cast<DatagramTransport&>(self).close_socket(); },
     [](transport& self) noexcept { static_cast<DatagramTransport&>(self).leave_service(); },
+    nullptr,  // it was given
 };
 
 namespace {
 
 /// What a transport of asyncio's has in `_extra` from the start. Where there is no name, None.
-void set_extra(PyObject* extra, const char* name, PyObject* sock, const char* method) {
+void set_name(PyObject* extra, const char* name, PyObject* sock, const char* method) {
     py::ref value = py::ref::adopt(PyObject_CallMethod(sock, method, nullptr));
     if (!value) {
         if (!PyErr_ExceptionMatches(PyExc_OSError)) {
@@ -35,11 +38,13 @@ void set_extra(PyObject* extra, const char* name, PyObject* sock, const char* me
 
 py::ref DatagramTransport::from_python(loop_state& core, PyObject* sock, PyObject* protocol,
                                        PyObject* address, PyObject* waiter, PyObject* extra) {
-    const py::ref fileno = py::ref::steal(PyObject_CallMethod(sock, "fileno", nullptr));
-    const int number = PyObject_AsFileDescriptor(fileno.get());
+    static_cast<void>(socket_number(*core.state, sock));
+    if (extra != Py_None && !PyDict_Check(extra)) {
+        py::raise(PyExc_TypeError, "extra: a dict is required");
+    }
     const py::ref family = py::attribute(sock, "family");
     const long family_number = PyLong_AsLong(family.get());
-    if (number < 0 || PyErr_Occurred()) {
+    if (PyErr_Occurred()) {
         throw py::error_set{};
     }
     py::ref object = new_transport<DatagramTransport>(core.state->datagram_transport_type.get(), core,
@@ -50,13 +55,13 @@ py::ref DatagramTransport::from_python(loop_state& core, PyObject* sock, PyObjec
     if (PyDict_SetItemString(known.get(), "socket", wrapped.get()) != 0) {
         throw py::error_set{};
     }
-    set_extra(known.get(), "sockname", sock, "getsockname");
+    set_name(known.get(), "sockname", sock, "getsockname");
     py::ref peername = py::ref::borrow(PyDict_GetItemString(known.get(), "peername"));
     if (!peername) {
-        set_extra(known.get(), "peername", sock, "getpeername");
+        set_name(known.get(), "peername", sock, "getpeername");
         peername = py::ref::borrow(PyDict_GetItemString(known.get(), "peername"));
     }
-    self.extra = Py_NewRef(known.get());
+    self.extra = known;
     self.family = static_cast<int>(family_number);
     self.connected = py::truth(peername.get());
     self.remote = py::ref::borrow(address);
@@ -67,6 +72,13 @@ py::ref DatagramTransport::from_python(loop_state& core, PyObject* sock, PyObjec
         core.datagram_room.reset(new std::byte[arrivals::room_bytes]);
     }
 
+    // All of this may have called Python. Nothing does from here until the loop knows of us.
+    core.check_closed();
+    const int number = known_socket_number(*core.state, sock);
+    if (number < 0) {
+        py::raise_format(PyExc_ValueError, "file descriptor cannot be a negative integer (%i)", number);
+    }
+    reserve_number(core, number);
     zloop::fd descriptor(number);
     auto adopted = zloop::datagram_socket::adopt(*core.loop, std::move(descriptor));
     if (!adopted) {
@@ -79,6 +91,7 @@ py::ref DatagramTransport::from_python(loop_state& core, PyObject* sock, PyObjec
     self.fd = number;
     self.lost = false;
     self.take_number();
+    self.enlist();
     self.begin(waiter);
     return object;
 }
@@ -127,9 +140,7 @@ void DatagramTransport::force_close(PyObject* error) noexcept {
         closing = true;
         stop_reading();
     }
-    try {
-        schedule_lost(error);
-    } catch (const py::error_set&) {
+    if (!py::attempt([&] { schedule_lost(error); })) {
         core->report_callback(Py_None);
     }
 }

@@ -109,13 +109,14 @@ private:
     void tell_error(const py::ref& error, PyObject* in_method) noexcept;
     void protocol_raised(PyObject* in_method) noexcept;
 
-    const zloop::address* where(PyObject* to) noexcept;
+    bool where(PyObject* to, zloop::address& into) noexcept;
     outcome try_send(PyObject* data, PyObject* to, const zloop::address* peer);
     outcome try_send_by_python(PyObject* data, PyObject* to);
     void send_failed();
     void append(PyObject* data, PyObject* to, const zloop::address* peer);
     bool has_backlog() const noexcept { return backlog != nullptr && !backlog->empty(); }
     std::size_t buffer_size() const noexcept { return lost_writes == 0 ? backlog_bytes : 0; }
+    void begin_writing() noexcept;
     fiber write_loop(fiber::place& kept);
     void unsent_failed(const py::ref& error) noexcept;
 

@@ -38,6 +38,9 @@ opened look_at(PyObject* pipe, module_state& state) {
     if (number == -1 && PyErr_Occurred()) {
         throw py::error_set{};
     }
+    if (number != static_cast<int>(number)) {
+        py::raise(PyExc_OverflowError, "fd is out of range");
+    }
     struct stat about {};
     if (::fstat(static_cast<int>(number), &about) != 0) {
         py::raise_os_error(zloop::system_error_code(errno));
@@ -66,9 +69,7 @@ bool tells_of_readers(const opened& file) noexcept {
 /// Calls `body` where nothing may be thrown: what Python raises is told as a callback's.
 template <class F>
 void reporting(loop_state& core, F&& body) noexcept {
-    try {
-        body();
-    } catch (const py::error_set&) {
+    if (!py::attempt(body)) {
         core.report_callback(Py_None);
     }
 }
@@ -85,7 +86,7 @@ void pipe_transport::connect(PyObject* file, int number, PyObject* first_protoco
         throw py::error_set{};
     }
     make_non_blocking(number);
-    extra = all.release();
+    extra = std::move(all);
     pipe = py::ref::borrow(file);
     fd = number;
     protocol = py::ref::borrow(first_protocol);
@@ -151,6 +152,17 @@ void pipe_transport::stop_reading() { unwatch(reading, core->state->str_remove_r
 void pipe_transport::start_writing() { watch(writing, core->state->str_add_writer, "_write_ready"); }
 void pipe_transport::stop_writing() { unwatch(writing, core->state->str_remove_writer); }
 
+/// The watches go with the transport, also where nobody has closed it before.
+void pipe_transport::end_service() noexcept {
+    if (!py::attempt([&] {
+            stop_writing();
+            stop_reading();
+        })) {
+        core->report_callback(Py_None);
+    }
+    close_pipe();
+}
+
 void pipe_transport::close_pipe() noexcept {
     const py::ref file = std::move(pipe);
     if (file && !py::try_call_method(file.get(), core->state->str_close.get())) {
@@ -177,8 +189,9 @@ const transport_kind ReadPipeTransport::own_kind = {
     [](transport& self, PyObject* error) noexcept {
         reporting(*self.core, [&] { static_cast<ReadPipeTransport&>(self).end(error); });
     },
-    [](transport& self) noexcept { static_cast<ReadPipeTransport&>(self).close_pipe(); },
+    [](transport& self) noexcept { static_cast<ReadPipeTransport&>(self).end_service(); },
     nullptr,  // it is in no list
+    nullptr,  // it was given
 };
 
 py::ref ReadPipeTransport::make(loop_state& core, PyObject* pipe, PyObject* protocol, PyObject* waiter,
@@ -270,8 +283,9 @@ const transport_kind WritePipeTransport::own_kind = {
     [](transport& self, PyObject* error) noexcept {
         reporting(*self.core, [&] { static_cast<WritePipeTransport&>(self).end(error); });
     },
-    [](transport& self) noexcept { static_cast<WritePipeTransport&>(self).close_pipe(); },
+    [](transport& self) noexcept { static_cast<WritePipeTransport&>(self).end_service(); },
     nullptr,  // it is in no list
+    nullptr,  // it was given
 };
 
 py::ref WritePipeTransport::make(loop_state& core, PyObject* pipe, PyObject* protocol, PyObject* waiter,
@@ -311,7 +325,7 @@ py::ref WritePipeTransport::write(const py::arguments& args) {
         throw py::error_set{};
     }
     // What is changed after write() does not change what is written.
-    py::ref bytes = PyBytes_Check(data) ? py::ref::borrow(data) : py::ref::steal(PyBytes_FromObject(data));
+    py::ref bytes = PyBytes_CheckExact(data) ? py::ref::borrow(data) : py::ref::steal(PyBytes_FromObject(data));
     const auto size = static_cast<std::size_t>(PyBytes_GET_SIZE(bytes.get()));
     if (size == 0) {
         return py::none();
@@ -332,6 +346,9 @@ py::ref WritePipeTransport::write(const py::arguments& args) {
             return py::none();
         }
         start_writing();
+        if (lost_writes != 0 || closing) {  // the file's fileno() has done that
+            return py::none();
+        }
     }
     backlog.push(std::move(bytes), sent);
     return maybe_pause_protocol();
@@ -342,9 +359,11 @@ py::ref WritePipeTransport::write_ready() {
         stop_writing();
         return py::none();
     }
-    std::array<iovec, 64> views;
-    const auto parts = static_cast<int>(backlog.peek(views.data(), views.size()));
-    const ssize_t count = attempt([&] { return ::writev(fd, views.data(), parts); });
+    const ssize_t count = attempt([&] {  // only now: has_number() may have called who clears the backlog
+        std::array<iovec, 64> views;
+        const auto parts = static_cast<int>(backlog.peek(views.data(), views.size()));
+        return ::writev(fd, views.data(), parts);
+    });
     if (count < 0) {
         if (!zloop::detail::would_block(errno)) {
             write_failed(errno);

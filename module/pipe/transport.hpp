@@ -53,6 +53,7 @@ protected:
     void start_writing();
     void stop_writing();
 
+    void end_service() noexcept;
     void close_pipe() noexcept;
     py::ref describe(bool polling, const char* size);
 

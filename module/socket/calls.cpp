@@ -13,6 +13,7 @@
 #include <sys/sendfile.h>
 
 #include "../backlog.hpp"
+#include "../sockets.hpp"
 #include "operation.hpp"
 
 namespace zl {
@@ -177,12 +178,20 @@ py::ref connect(SockOperation& self) {
 }
 
 py::ref accept(SockOperation& self) {
-    py::ref accepted = try_method(self, self.core->state->str_accept);
-    if (accepted) {
-        py::call_method(PyTuple_GET_ITEM(accepted.get(), 0), self.core->state->str_setblocking.get(),
-                        Py_False);
+    const py::ref accepted = try_method(self, self.core->state->str_accept);
+    if (!accepted) {
+        return nullptr;
     }
-    return accepted;
+    // asyncio unpacks whatever it is: where accept() is a program's own, it may be anything.
+    py::ref pair = py::ref::steal(PySequence_Tuple(accepted.get()));
+    if (const Py_ssize_t size = PyTuple_GET_SIZE(pair.get()); size != 2) {
+        if (size < 2) {
+            py::raise_format(PyExc_ValueError, "not enough values to unpack (expected 2, got %zd)", size);
+        }
+        py::raise(PyExc_ValueError, "too many values to unpack (expected 2)");
+    }
+    py::call_method(PyTuple_GET_ITEM(pair.get(), 0), self.core->state->str_setblocking.get(), Py_False);
+    return pair;
 }
 
 /// One call at a time, as above. The disk may be slow: other threads run meanwhile.
@@ -343,6 +352,7 @@ py::ref LoopCore::begin_sock_sendfile(const py::arguments& args) {
     if (args.count != 4) {
         py::raise(PyExc_TypeError, "_sock_sendfile(sock, descriptor, offset, count)");
     }
+    static_cast<void>(socket_number(*state, args.values[0]));
     py::ref made = SockOperation::make(*this, sendfile_call, args.values[0]);
     auto& operation = *reinterpret_cast<SockOperation*>(made.get());
     const file_part part = file_part::from(args.values[1], args.values[2], args.values[3]);

@@ -2,6 +2,8 @@
 
 #include "operation.hpp"
 
+#include "../sockets.hpp"
+
 namespace zl {
 
 sock_operation_fields::sock_operation_fields(LoopCore& owner, const sock_call& what,
@@ -83,14 +85,7 @@ void SockOperation::resume() {
     py::ref::steal(PyObject_CallMethod(waited_for.get(), "result", nullptr));
 }
 
-int SockOperation::descriptor() {
-    const py::ref number = py::ref::steal(core->state->socket_fileno(sock.get(), nullptr));
-    const long found = PyLong_AsLong(number.get());
-    if (found == -1 && PyErr_Occurred()) {
-        throw py::error_set{};
-    }
-    return static_cast<int>(found);
-}
+int SockOperation::descriptor() { return known_socket_number(*core->state, sock.get()); }
 
 /// The end, of whatever kind. Keeps the error indicator.
 void SockOperation::finish() noexcept {
@@ -115,6 +110,7 @@ py::ref SockOperation::park(bool until_ready) {
     if (PyObject_SetAttr(waits_for.get(), core->state->str_future_blocking.get(), Py_True) != 0) {
         throw py::error_set{};
     }
+    core->check_closed();  // again: a program may have its own Future
     if (until_ready) {
         fd = descriptor();
         watch();
@@ -380,10 +376,9 @@ int clear(PyObject* object) {
     return 0;
 }
 
-void dealloc(PyObject* object) {
+void destroy(PyObject* object) {
     SockOperation& self = operation(object);
     PyTypeObject* type = Py_TYPE(object);
-    PyObject_GC_UnTrack(object);
     if (self.core != nullptr) {
         if (self.state == SockOperation::phase::created) {
             py::ref pending = PyErr_Occurred() ? py::take_error() : nullptr;
@@ -437,7 +432,7 @@ void add_sock_operation_type(PyObject* module, module_state& state) {
                         "A call on a socket, to be awaited: what loop.sock_recv() and its sisters return.")},
         {Py_tp_traverse, reinterpret_cast<void*>(&traverse)},
         {Py_tp_clear, reinterpret_cast<void*>(&clear)},
-        {Py_tp_dealloc, reinterpret_cast<void*>(&dealloc)},
+        {Py_tp_dealloc, reinterpret_cast<void*>(&py::deallocated<destroy>)},
         {Py_tp_repr, reinterpret_cast<void*>(&repr)},
         {Py_am_await, reinterpret_cast<void*>(&PyObject_SelfIter)},
         {Py_am_send, reinterpret_cast<void*>(&send)},

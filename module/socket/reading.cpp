@@ -64,7 +64,7 @@ void SocketTransport::set_protocol_of(PyObject* given) {
         throw py::error_set{};
     }
     protocol = py::ref::borrow(given);
-    under_tls = Py_TYPE(given) == reinterpret_cast<PyTypeObject*>(core->state->tls_transport_type.get());
+    under_tls = is_tls(given);
     if (under_tls) {
         at_eof = false;  // a handshake is to learn that it will not end, not to wait for its timeout
     }
@@ -74,6 +74,10 @@ void SocketTransport::set_protocol_of(PyObject* given) {
     }
 }
 
+bool SocketTransport::is_tls(PyObject* given) const noexcept {
+    return Py_TYPE(given) == reinterpret_cast<PyTypeObject*>(core->state->tls_transport_type.get());
+}
+
 py::ref SocketTransport::begin_reading() {
     made = true;
     start_reading();
@@ -81,8 +85,9 @@ py::ref SocketTransport::begin_reading() {
 }
 
 void SocketTransport::start_reading() noexcept {
-    if (wants_to_read() && !reader.running() && !socket.is_stale()) {
-        buffered ? read_buffered_loop(reader) : read_loop(reader);
+    if (wants_to_read() && !reader.running() && !socket.is_stale() &&
+        !(buffered ? read_buffered_loop(reader) : read_loop(reader)).begun()) {
+        no_memory();
     }
 }
 
@@ -131,7 +136,7 @@ void SocketTransport::reader_ended(fiber::place& kept) noexcept {
 
 void SocketTransport::deliver(std::span<const std::byte> data) noexcept {
     const connection_scope running(*this);
-    if (under_tls) {
+    if (under_tls && is_tls(protocol.get())) {  // it is gone once the connection is lost
         deliver_to_tls(data);
         return;
     }
@@ -182,12 +187,8 @@ void SocketTransport::deliver_eof() noexcept {
         return;
     }
     at_eof = true;
-    if (kept == 0) {
-        try {
-            close();
-        } catch (const py::error_set&) {
-            core->report_callback(Py_None);
-        }
+    if (kept == 0 && !py::attempt([&] { close(); })) {
+        core->report_callback(Py_None);
     }
 }
 

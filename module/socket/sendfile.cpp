@@ -12,11 +12,11 @@ py::ref SocketTransport::begin_sendfile(const py::arguments& args) {
         py::raise(PyExc_TypeError, "_begin_sendfile(descriptor, offset, count)");
     }
     auto file = std::make_unique<file_part>(file_part::from(args.values[0], args.values[1], args.values[2]));
+    py::ref future = py::ref::steal(PyObject_CallMethod(core->self(), "create_future", nullptr));
     core->check_closed();
     if (sends_file()) {
         py::raise(PyExc_RuntimeError, "sendfile is in progress already");
     }
-    py::ref future = py::ref::steal(PyObject_CallMethod(core->self(), "create_future", nullptr));
     if (lost_writes != 0 || !socket) {
         py::raise(PyExc_ConnectionError, "Connection is closed by peer");
     }
@@ -25,9 +25,7 @@ py::ref SocketTransport::begin_sendfile(const py::arguments& args) {
     }
     file->future = future;
     backlog->file = std::move(file);
-    if (!writer.running()) {
-        write_loop(writer);
-    }
+    begin_writing();
     return future;
 }
 

@@ -4,12 +4,15 @@
 
 #include <cstring>
 
+#include "../sockets.hpp"
+
 namespace zl {
 
 const transport_kind SocketTransport::own_kind = {
     [](transport& self, PyObject* error) noexcept { static_cast<SocketTransport&>(self).force_close(error); },
     [](transport& self) noexcept { static_cast<SocketTransport&>(self).close_socket(); },
     [](transport& self) noexcept { static_cast<SocketTransport&>(self).leave_service(); },
+    [](transport& self) { static_cast<SocketTransport&>(self).fill_extra(); },
 };
 
 // Birth.
@@ -28,11 +31,13 @@ bool is_tcp_socket(PyObject* sock) {
     return wanted;
 }
 
-/// From here on there is something to close.
+/// From here on there is something to close, and the loop knows. Its number is reserved.
 void SocketTransport::own(zloop::stream connected) noexcept {
     fd = connected.native_handle();
     socket = std::move(connected);
     lost = false;
+    take_number();
+    enlist();
 }
 
 namespace {
@@ -51,16 +56,27 @@ bool is_loopback(const sockaddr& address) noexcept {
 
 py::ref SocketTransport::from_python(loop_state& core, PyObject* sock, PyObject* protocol, PyObject* waiter,
                                      PyObject* extra, PyObject* server, PyObject* context) {
-    const py::ref fileno = py::ref::steal(PyObject_CallMethod(sock, "fileno", nullptr));
-    const int number = PyObject_AsFileDescriptor(fileno.get());
-    if (number < 0) {
-        throw py::error_set{};
+    static_cast<void>(socket_number(*core.state, sock));
+    if (context != Py_None && !PyContext_CheckExact(context)) {
+        py::raise(PyExc_TypeError, "context: a contextvars.Context is required");
+    }
+    if (extra != Py_None && !PyDict_Check(extra)) {
+        py::raise(PyExc_TypeError, "extra: a dict is required");
     }
     const bool is_tcp = is_tcp_socket(sock);
     py::ref object = new_transport<SocketTransport>(
         core.state->socket_transport_type.get(), core,
         context != Py_None ? py::ref::borrow(context) : py::ref::steal(PyContext_CopyCurrent()));
     auto& self = *reinterpret_cast<SocketTransport*>(object.get());
+    self.set_protocol_of(protocol);
+
+    // All of this may have called Python. Nothing does from here until the loop knows of us.
+    core.check_closed();
+    const int number = known_socket_number(*core.state, sock);
+    if (number < 0) {
+        py::raise_format(PyExc_ValueError, "file descriptor cannot be a negative integer (%i)", number);
+    }
+    reserve_number(core, number);
     zloop::fd descriptor(number);
     auto adopted = zloop::stream::adopt(*core.loop, std::move(descriptor));
     if (!adopted) {
@@ -73,11 +89,8 @@ py::ref SocketTransport::from_python(loop_state& core, PyObject* sock, PyObject*
     self.is_tcp = is_tcp;
     self.sock = py::ref::borrow(sock);
     self.own(std::move(*adopted));
-    self.remember_peer(self.socket.peer_address());
-    if (extra != Py_None) {
-        self.extra = Py_NewRef(extra);
-    }
-    self.connected(protocol, server, waiter);
+    self.extra = extra != Py_None ? py::ref::borrow(extra) : nullptr;
+    self.connected(self.socket.peer_address(), server, waiter);
     return object;
 }
 
@@ -87,9 +100,10 @@ void SocketTransport::from_accepted(loop_state& core, zloop::stream socket, cons
         new_transport<SocketTransport>(core.state->socket_transport_type.get(), core, std::move(context));
     auto& self = *reinterpret_cast<SocketTransport*>(object.get());
     self.is_tcp = is_tcp;
+    self.set_protocol_of(protocol);
+    reserve_number(core, socket.native_handle());
     self.own(std::move(socket));
-    self.remember_peer(peer);
-    self.connected(protocol, server, Py_None);
+    self.connected(peer, server, Py_None);
 }
 
 void SocketTransport::remember_peer(const zloop::address& address) {
@@ -106,18 +120,22 @@ zloop::address SocketTransport::remembered_peer() const noexcept {
     return {&peer.any, static_cast<socklen_t>(is_v6 ? sizeof peer.v6 : sizeof peer.v4)};
 }
 
-void SocketTransport::connected(PyObject* first_protocol, PyObject* owner, PyObject* waiter) {
-    set_protocol_of(first_protocol);
-    if (owner != Py_None) {
+void SocketTransport::connected(const zloop::address& name, PyObject* owner, PyObject* waiter) {
+    try {
+        remember_peer(name);
+        if (owner != Py_None) {
 #if PY_VERSION_HEX >= 0x030D0000
-        py::call_method(owner, core->state->str_attach.get(), self());
+            py::call_method(owner, core->state->str_attach.get(), self());
 #else
-        py::call_method(owner, core->state->str_attach.get());
+            py::call_method(owner, core->state->str_attach.get());
 #endif
-        server = py::ref::borrow(owner);
+            server = py::ref::borrow(owner);
+        }
+        introduce(true, waiter);
+    } catch (...) {
+        orphan();
+        throw;
     }
-    take_number();
-    begin(waiter);
 }
 
 // The end.
@@ -157,9 +175,7 @@ void SocketTransport::force_close(PyObject* error) noexcept {
         closing = true;
         stop_reading();
     }
-    try {
-        schedule_lost(error);
-    } catch (const py::error_set&) {
+    if (!py::attempt([&] { schedule_lost(error); })) {
         core->report_callback(Py_None);
     }
 }
@@ -176,10 +192,10 @@ void SocketTransport::close_socket() noexcept {
         if (!py::try_call_method(sock.get(), core->state->str_close.get())) {
             core->report_unraisable(sock.get());
         }
+    } else if (socket) {
+        socket.close();
     } else if (orphaned) {
         ::close(fd);
-    } else {
-        socket.close();
     }
     detach_from_server();
 }
@@ -194,7 +210,7 @@ void SocketTransport::leave_service() noexcept {
     core->held.forget(*this);
     capture_names();
     forget_number();
-    if (under_tls && !sock && core->state->tls_ends_unknown(protocol.get())) {
+    if (under_tls && !sock && is_tls(protocol.get()) && core->state->tls_ends_unknown(protocol.get())) {
         lost = true;
         socket.close();
     } else {
@@ -206,9 +222,7 @@ void SocketTransport::capture_names() noexcept {
     if (sockname) {
         return;
     }
-    try {
-        sockname = name_of(socket.local_address());
-    } catch (const py::error_set&) {
+    if (!py::attempt([&] { sockname = name_of(socket.local_address()); })) {
         PyErr_Clear();
         sockname = py::none();
     }
@@ -237,35 +251,30 @@ py::ref SocketTransport::set_protocol(const py::arguments& args) {
 }
 
 PyObject* SocketTransport::python_socket() {
+    const module_state& state = *core->state;
+    const auto is_alive = [this] { return socket || (orphaned && !lost); };
+    while (!sock && is_alive()) {
+        py::ref fresh = socket_object(state, fd);
+        if (!sock && is_alive()) {
+            sock = std::move(fresh);
+        } else {
+            take_number_from(state, fresh.get());  // meanwhile there is another, or nothing to own
+        }
+    }
     if (!sock) {
-        const bool alive = socket || (orphaned && !lost);
-        const py::ref no_arguments = py::ref::steal(PyTuple_New(0));
-        const py::ref keywords = py::ref::steal(alive ? Py_BuildValue("{s:i}", "fileno", fd) : PyDict_New());
-        py::ref fresh =
-            py::ref::steal(PyObject_Call(core->state->socket_type.get(), no_arguments.get(), keywords.get()));
-        py::ref::steal(
-            PyObject_CallMethod(fresh.get(), alive ? "setblocking" : "close", alive ? "i" : nullptr, 0));
-        sock = std::move(fresh);
+        const py::ref closed = py::call(state.socket_type.get());
+        py::call_method(closed.get(), state.str_close.get());
+        sock = closed;
     }
     return sock.get();
 }
 
 py::ref SocketTransport::get_extra_info(const py::arguments& args) {
-    // Known names first; asyncio's own method looks into `_extra`, and refuses bad arguments.
+    // What we know first; asyncio's own method looks into `_extra`, and refuses bad arguments.
     const bool plain = args.keyword_count() == 0 && (args.count == 1 || args.count == 2);
     if (plain && PyUnicode_Check(args.values[0])) {
         if (py::ref found = known_extra_info(args.values[0])) {
             return found;
-        }
-    }
-    if (extra == nullptr) {
-        extra = py::ref::steal(PyDict_New()).release();
-    }
-    for (const char* name : {"peername", "sockname", "socket"}) {
-        const py::ref key = py::text(name);
-        const py::ref known = plain ? nullptr : known_extra_info(key.get());
-        if (known && PyDict_SetItem(extra, key.get(), known.get()) != 0) {
-            throw py::error_set{};
         }
     }
     const py::ref function =
@@ -276,13 +285,35 @@ py::ref SocketTransport::get_extra_info(const py::arguments& args) {
                                               static_cast<std::size_t>(args.count) + 1, args.keywords));
 }
 
-/// What an _extra dict of asyncio's holds from the start; ours is made when somebody asks.
-py::ref SocketTransport::known_extra_info(PyObject* name) {
-    if (const int there = extra != nullptr ? PyDict_Contains(extra, name) : 0; there != 0) {
-        if (there < 0) {
+/// `_extra` as asyncio's is from the start.
+void SocketTransport::fill_extra() {
+    for (const char* name : {"peername", "sockname", "socket"}) {
+        const py::ref key = py::text(name);
+        const py::ref known = known_extra_info(key.get());
+        if (knows_extra) {
+            return;  // a program has put its own there, meanwhile
+        }
+        if (!extra) {
+            extra = py::ref::steal(PyDict_New());
+        }
+        const py::ref into = extra;
+        if (known && PyDict_SetItem(into.get(), key.get(), known.get()) != 0) {
             throw py::error_set{};
         }
+    }
+}
+
+/// What an _extra dict of asyncio's holds from the start; ours is made when somebody asks. None, when it is to
+/// be looked for in `_extra`.
+py::ref SocketTransport::known_extra_info(PyObject* name) {
+    if (knows_extra) {
         return nullptr;
+    }
+    if (const py::ref given = extra) {  // a dict
+        py::ref found = py::ref::borrow(PyDict_GetItemWithError(given.get(), name));
+        if (found || PyErr_Occurred()) {
+            return py::ref::steal(found.release());
+        }
     }
     if (PyUnicode_CompareWithASCIIString(name, "peername") == 0) {
         if (!peername) {
@@ -297,11 +328,16 @@ py::ref SocketTransport::known_extra_info(PyObject* name) {
         return sockname;
     }
     if (PyUnicode_CompareWithASCIIString(name, "socket") == 0) {
-        py::ref wrapped = py::call(core->state->transport_socket.get(), python_socket());
-        if (extra == nullptr) {
-            extra = py::ref::steal(PyDict_New()).release();
+        const py::ref python = py::ref::borrow(python_socket());
+        py::ref wrapped = py::call(core->state->transport_socket.get(), python.get());
+        if (knows_extra) {
+            return nullptr;
         }
-        if (PyDict_SetItem(extra, name, wrapped.get()) != 0) {
+        if (!extra) {
+            extra = py::ref::steal(PyDict_New());
+        }
+        const py::ref into = extra;
+        if (PyDict_SetItem(into.get(), name, wrapped.get()) != 0) {
             throw py::error_set{};
         }
         return wrapped;

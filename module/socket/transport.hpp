@@ -103,7 +103,7 @@ struct SocketTransport : socket_reader<SocketTransport>, socket_transport_fields
 private:
     friend socket_reader;
     void own(zloop::stream connected) noexcept;
-    void connected(PyObject* protocol, PyObject* server, PyObject* waiter);
+    void connected(const zloop::address& peer, PyObject* server, PyObject* waiter);
     void remember_peer(const zloop::address& address);
     zloop::address remembered_peer() const noexcept;
 
@@ -134,6 +134,7 @@ private:
     }
     bool is_sending_file() const noexcept { return sends_file() && backlog->file->future; }
     std::size_t buffer_size() const noexcept;
+    void begin_writing() noexcept;
     fiber write_loop(fiber::place& kept);
     void written_out() noexcept;
     void file_moved(std::error_code error, std::size_t count) noexcept;
@@ -148,6 +149,8 @@ private:
     void capture_names() noexcept;
     PyObject* python_socket();
     py::ref known_extra_info(PyObject* name);
+    void fill_extra();
+    bool is_tls(PyObject* given) const noexcept;
 };
 
 /// Whether this Python socket is TCP: asyncio disables Nagle's algorithm on these.

@@ -19,9 +19,9 @@ constexpr std::size_t most_of_file = 256 * 1024;  // at once, so that a fast pee
 py::ref SocketTransport::write(const py::arguments& args) {
     PyObject* const data = py::only_argument(args, "_SelectorSocketTransport.write", "data");
     py::ref bytes;
-    if (PyBytes_Check(data)) {
+    if (PyBytes_CheckExact(data)) {
         bytes = py::ref::borrow(data);
-    } else if (!PyByteArray_Check(data) && !PyMemoryView_Check(data)) {
+    } else if (!PyBytes_Check(data) && !PyByteArray_Check(data) && !PyMemoryView_Check(data)) {
         const py::ref name = py::ref::steal(PyType_GetName(Py_TYPE(data)));
 #if PY_VERSION_HEX >= 0x030E0000
         constexpr const char* words =
@@ -103,7 +103,7 @@ py::ref SocketTransport::writelines(const py::arguments& args) {
     std::size_t size = 0;
     for (Py_ssize_t index = 0; index < PyList_GET_SIZE(given.get()); ++index) {
         PyObject* part = PyList_GET_ITEM(given.get(), index);
-        if (!PyBytes_Check(part)) {
+        if (!PyBytes_CheckExact(part)) {
             const py::ref view = py::ref::steal(PyMemoryView_FromObject(part));
             part = PyBytes_FromObject(view.get());
             if (PyList_SetItem(given.get(), index, part) != 0 || PyErr_Occurred()) {
@@ -183,10 +183,14 @@ void SocketTransport::keep(std::span<PyObject* const> parts, std::size_t sent) n
         fatal_error_from_indicator("Fatal write error on socket transport");
         return;
     }
-    if (!writer.running()) {
-        write_loop(writer);
-    }
+    begin_writing();
     maybe_pause_writing(buffer_size());
+}
+
+void SocketTransport::begin_writing() noexcept {
+    if (!writer.running() && !write_loop(writer).begun()) {
+        no_memory();
+    }
 }
 
 void SocketTransport::append(py::ref bytes, std::size_t offset) {
@@ -231,7 +235,7 @@ fiber SocketTransport::write_loop(fiber::place& kept) {
         // Only now: until the end the kernel may have been reading it.
         sends_file() ? backlog->clear() : backlog.reset();
     } else if (!orphaned && !core->dropping && has_backlog()) {
-        write_loop(kept);  // it was a file that was cancelled, and others have written since
+        begin_writing();  // it was a file that was cancelled, and others have written since
         co_return;
     } else if (!orphaned && !core->dropping) {
         const connection_scope running(*this);

@@ -182,9 +182,13 @@ namespace {
 int traverse(PyObject* object, visitproc visit, void* arg) {
     TLSTransport& self = cast(object);
     Py_VISIT(Py_TYPE(object));
-    Py_VISIT(self.extra);
+    if (const int stopped = self.visit_slots(visit, arg)) {
+        return stopped;
+    }
+    if (self.core == nullptr) {
+        return 0;
+    }
     Py_VISIT(self.loop);
-    Py_VISIT(self.dict);
     if (const int stopped = self.session.visit(visit, arg)) {
         return stopped;
     }
@@ -197,11 +201,13 @@ int clear(PyObject* object) {
     self.state = tls_transport_fields::phase::unwrapped;
     self.app = tls_transport_fields::told::lost;
     self.over = true;
-    Py_CLEAR(self.extra);
-    Py_CLEAR(self.dict);
-    tls_transport_fields::owned::clear(static_cast<tls_transport_fields&>(self));
-    self.protocol = py::none();
+    self.accepted = false;
+    self.protocol = py::none();  // at no time is there none at all: destructors may ask
     self.session.clear();
+    for (py::ref* each : {&self.below, &self.context, &self.waiter, &self.peercert, &self.timer}) {
+        each->reset();
+    }
+    self.clear_slots();
     return 0;
 }
 
@@ -221,22 +227,20 @@ void finalize(PyObject* object) {
     }
 }
 
-void dealloc(PyObject* object) {
-    if (PyObject_CallFinalizerFromDealloc(object) != 0) {
+void destroy(PyObject* object) {
+    if (!py::finalized(object)) {
         return;
     }
     TLSTransport& self = cast(object);
     PyTypeObject* const type = Py_TYPE(object);
-    PyObject_GC_UnTrack(object);
     if (self.weak_references != nullptr) {
         PyObject_ClearWeakRefs(object);
     }
-    Py_CLEAR(self.extra);
-    Py_CLEAR(self.dict);
+    self.clear_slots();
     if (self.core != nullptr) {
+        const py::ref loop = py::ref::adopt(self.loop);  // to the end
         std::destroy_at(static_cast<tls_transport_fields*>(&self));
     }
-    Py_CLEAR(self.loop);
     type->tp_free(object);
     Py_DECREF(type);
 }
@@ -345,7 +349,7 @@ void add_tls_transport_type(PyObject* module, module_state& state) {
         {Py_tp_doc, const_cast<char*>("TLS over a stream transport, as an asyncio.Transport.")},
         {Py_tp_traverse, reinterpret_cast<void*>(&traverse)},
         {Py_tp_clear, reinterpret_cast<void*>(&clear)},
-        {Py_tp_dealloc, reinterpret_cast<void*>(&dealloc)},
+        {Py_tp_dealloc, reinterpret_cast<void*>(&py::deallocated<destroy>)},
         {Py_tp_finalize, reinterpret_cast<void*>(&finalize)},
         {Py_tp_methods, methods},
         {Py_tp_getset, properties},

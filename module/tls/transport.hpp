@@ -32,7 +32,8 @@ struct tls_transport_fields {
     /// asyncio.sslproto.AppProtocolState: what the application was told.
     enum class told : unsigned char { nothing, made, eof, lost };
 
-    loop_state* core = nullptr;                   // the slot `loop`'s
+    loop_state* core = nullptr;
+    PyObject* loop = nullptr;                     // `core`; a reference
     py::ref protocol;                             // the application's, or None
     py::ref below;                                // the transport that carries us, while there is one
     py::ref context;                              // the ssl.SSLContext
