@@ -33,8 +33,8 @@ struct socket_transport_fields {
 
     bool at_eof : 1 = false;       // the peer has ended, the protocol keeps us open
     bool eof_written : 1 = false;  // by write_eof()
-    bool buffered : 1 = false;   // the protocol is a BufferedProtocol
-    bool under_tls : 1 = false;      // the protocol is a TLSTransport
+    bool buffered : 1 = false;     // the protocol is a BufferedProtocol
+    bool under_tls : 1 = false;    // the protocol is a TLSTransport
     bool is_tcp : 1 = false;
     bool peer_is_local : 1 = false;  // on this machine
     bool held : 1 = false;           // held_sockets': it has us
@@ -71,8 +71,8 @@ struct SocketTransport : socket_reader<SocketTransport>, socket_transport_fields
                                PyObject* extra, PyObject* server, PyObject* context);
 
     /// On a connection that we accepted ourselves, in a context of its own.
-    static void from_accepted(loop_state& core, zloop::stream socket, const zloop::address& peer,
-                              bool is_tcp, PyObject* protocol, PyObject* server, py::ref context);
+    static void from_accepted(loop_state& core, zloop::stream socket, const zloop::address& peer, bool is_tcp,
+                              PyObject* protocol, PyObject* server, py::ref context);
 
     py::ref write(const py::arguments& args);
     py::ref writelines(const py::arguments& args);

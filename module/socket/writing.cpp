@@ -277,9 +277,7 @@ py::ref SocketTransport::write_eof() {
 
 py::ref SocketTransport::can_write_eof() { return py::boolean(true); }
 
-py::ref SocketTransport::get_write_buffer_size() {
-    return py::ref::steal(PyLong_FromSize_t(buffer_size()));
-}
+py::ref SocketTransport::get_write_buffer_size() { return py::ref::steal(PyLong_FromSize_t(buffer_size())); }
 
 py::ref SocketTransport::maybe_pause_protocol() {
     maybe_pause_writing(buffer_size());
