@@ -159,6 +159,30 @@ void destroy(PyObject* object) {
     Py_DECREF(type);
 }
 
+/// Whether what a handle has, its last owner, may be the next link of a chain.
+bool dies_with_its_handle(PyObject* object) noexcept {
+    return Py_REFCNT(object) == 1 && PyType_HasFeature(Py_TYPE(object), Py_TPFLAGS_HAVE_GC);
+}
+
+/// A chain of handles, each an argument of the next, goes through the trashcan. (Contexts have one of
+/// their own.) Most handles are none's link, and it would cost them 3 %.
+template <class H>
+void dealloc(PyObject* object) noexcept {
+    auto* self = reinterpret_cast<H*>(object);
+    PyObject_GC_UnTrack(object);
+    bool is_link =
+        self->args != nullptr || (self->callback != nullptr && dies_with_its_handle(self->callback));
+    for (std::size_t index = 0; index < self->inline_count; ++index) {
+        is_link = is_link || dies_with_its_handle(self->inline_args[index]);
+    }
+    if (!is_link) {
+        destroy<H>(object);
+        return;
+    }
+    Py_TRASHCAN_BEGIN(object, &dealloc<H>) destroy<H>(object);
+    Py_TRASHCAN_END
+}
+
 template <class H>
 void drop_list(module_state::free_list& free) noexcept {
     while (free.first != nullptr) {
@@ -220,7 +244,8 @@ PyGetSetDef* properties() noexcept {
             py::property<&H::get_cancelled, &H::set_cancelled>("_cancelled", "Whether cancel() was called."),
             py::property<&H::get_context, &H::set_context>("_context", "What the callback runs in."),
             py::property<&H::get_loop, &H::set_loop>("_loop", "The loop."),
-            py::property<&H::get_repr, &H::set_repr>("_repr", "The repr from before cancel(), in debug mode."),
+            py::property<&H::get_repr, &H::set_repr>("_repr",
+                                                     "The repr from before cancel(), in debug mode."),
             py::property<&H::get_source_traceback, &H::set_source_traceback>(
                 "_source_traceback", "Where it was made, in debug mode."),
             PyGetSetDef{},
@@ -230,8 +255,7 @@ PyGetSetDef* properties() noexcept {
         if constexpr (std::is_same_v<H, TimerHandle>) {
             made[7] = py::property<&H::get_scheduled, &H::set_scheduled>(
                 "_scheduled", "Whether it still waits for its time.");
-            made[8] =
-                py::property<&H::get_when, &H::set_when>("_when", "When it is due, by loop.time().");
+            made[8] = py::property<&H::get_when, &H::set_when>("_when", "When it is due, by loop.time().");
         }
 #if ZL_HAS_THREADSAFE_HANDLE
         if constexpr (std::is_same_v<H, ThreadSafeHandle>) {
@@ -249,7 +273,7 @@ py::ref make_type(PyObject* module, const char* name, const char* doc, PyObject*
         {Py_tp_doc, const_cast<char*>(doc)},
         {Py_tp_traverse, reinterpret_cast<void*>(&traverse<H>)},
         {Py_tp_clear, reinterpret_cast<void*>(&clear<H>)},
-        {Py_tp_dealloc, reinterpret_cast<void*>(&py::deallocated<destroy<H>>)},
+        {Py_tp_dealloc, reinterpret_cast<void*>(&dealloc<H>)},
         {Py_tp_methods, methods<H>()},
         {Py_tp_getset, properties<H>()},
         {0, nullptr},

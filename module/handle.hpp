@@ -28,7 +28,7 @@ namespace zl {
 /// also nothing, at any time: what C++ relies on is not in them.
 struct handle_slots {
     PyObject_HEAD
-    PyObject* args;       // where they are not inline; a tuple, unless a program knows better
+    PyObject* args;  // where they are not inline; a tuple, unless a program knows better
     PyObject* callback;
     PyObject* cancelled;  // unused: `is_cancelled`
     PyObject* context;    // unused: `own_context`
@@ -58,7 +58,7 @@ struct basic_handle : Slots, Node {
 
     loop_state* core;       // a reference
     PyObject* own_context;  // owned; where it is no Context, its run() is called
-    PyObject* spare;  // PY_VECTORCALL_ARGUMENTS_OFFSET: must stand right before the arguments
+    PyObject* spare;        // PY_VECTORCALL_ARGUMENTS_OFFSET: must stand right before the arguments
     PyObject* inline_args[most_inline];
     std::uint8_t inline_count;
     bool is_cancelled;

@@ -7,9 +7,9 @@
 #include "acceptor.hpp"
 #include "datagram/transport.hpp"
 #include "pipe/transport.hpp"
-#include "sockets.hpp"
 #include "socket/operation.hpp"
 #include "socket/transport.hpp"
+#include "sockets.hpp"
 #include "tls/transport.hpp"
 
 namespace zl {
@@ -680,7 +680,8 @@ py::ref LoopCore::start_accepting(const py::arguments& args) {
         py::raise(PyExc_TypeError,
                   "_start_accepting(sock, protocol_factory, server, tls, hand_over, context)");
     }
-    if (args.values[3] != Py_None && (!PyTuple_Check(args.values[3]) || PyTuple_GET_SIZE(args.values[3]) != 3)) {
+    if (args.values[3] != Py_None &&
+        (!PyTuple_Check(args.values[3]) || PyTuple_GET_SIZE(args.values[3]) != 3)) {
         py::raise(PyExc_TypeError, "tls: (sslcontext, handshake_timeout, shutdown_timeout)");
     }
     if (args.values[5] != Py_None && !PyContext_CheckExact(args.values[5])) {

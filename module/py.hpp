@@ -361,13 +361,12 @@ bool attempt(F&& body) noexcept {
     return done != nullptr;
 }
 
-/// A type's tp_dealloc is `deallocated<destroy>`, where objects of the type may be links of a chain: the stack
-/// holds, however long it is. `destroy` finds the object untracked.
+/// A type's tp_dealloc is `deallocated<destroy>`, where objects of the type may be links of a chain: the
+/// stack holds, however long it is. `destroy` finds the object untracked.
 template <void (*Destroy)(PyObject*)>
 void deallocated(PyObject* object) noexcept {
     PyObject_GC_UnTrack(object);
-    Py_TRASHCAN_BEGIN(object, &deallocated<Destroy>)
-    Destroy(object);
+    Py_TRASHCAN_BEGIN(object, &deallocated<Destroy>) Destroy(object);
     Py_TRASHCAN_END
 }
 

@@ -38,8 +38,8 @@ struct module_state {
     py::ref socket_base;                  // _socket.socket
     PyCFunction socket_fileno = nullptr;  // its methods: a call costs 8 ns, by the name 45
     PyCFunction socket_detach = nullptr;
-    py::ref cancelled_error;              // asyncio.CancelledError
-    py::ref loop_keyword;                 // ("loop",)
+    py::ref cancelled_error;  // asyncio.CancelledError
+    py::ref loop_keyword;     // ("loop",)
 
     // ssl's, as asyncio.sslproto uses it.
     py::ref memory_bio_type;  // ssl.MemoryBIO
@@ -78,12 +78,13 @@ struct module_state {
         &module_state::buffered_protocol, &module_state::extract_stack,
         &module_state::set_result_unless_cancelled, &module_state::transport_socket,
         &module_state::invalid_state_error, &module_state::socket_type, &module_state::socket_family,
-        &module_state::socket_kind, &module_state::socket_base, &module_state::cancelled_error, &module_state::loop_keyword,
-        &module_state::tls_transport_type, &module_state::tls_window_type, &module_state::memory_bio_type,
-        &module_state::ssl_error, &module_state::ssl_want_read_error, &module_state::ssl_syscall_error,
-        &module_state::ssl_certificate_error, &module_state::ssl_do_handshake, &module_state::ssl_getpeercert,
-        &module_state::ssl_read, &module_state::ssl_write, &module_state::ssl_pending,
-        &module_state::bio_read, &module_state::bio_write, &module_state::tls_limits>;
+        &module_state::socket_kind, &module_state::socket_base, &module_state::cancelled_error,
+        &module_state::loop_keyword, &module_state::tls_transport_type, &module_state::tls_window_type,
+        &module_state::memory_bio_type, &module_state::ssl_error, &module_state::ssl_want_read_error,
+        &module_state::ssl_syscall_error, &module_state::ssl_certificate_error,
+        &module_state::ssl_do_handshake, &module_state::ssl_getpeercert, &module_state::ssl_read,
+        &module_state::ssl_write, &module_state::ssl_pending, &module_state::bio_read,
+        &module_state::bio_write, &module_state::tls_limits>;
 
     /// Set at exit, to the thread that ends the interpreter: loops of daemon threads then stay asleep.
     std::atomic<unsigned long> ended_by = 0;

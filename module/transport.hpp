@@ -62,7 +62,10 @@ std::size_t limit_from(PyObject* value);
 
 struct transport_fields {
     transport_fields(loop_state& owner, const transport_kind& own_kind, py::ref own_context) noexcept
-        : core(&owner), loop(py::ref::borrow(owner.self())), kind(&own_kind), context(std::move(own_context)) {}
+        : core(&owner),
+          loop(py::ref::borrow(owner.self())),
+          kind(&own_kind),
+          context(std::move(own_context)) {}
 
     loop_state* core;  // `loop`'s
     py::ref loop;

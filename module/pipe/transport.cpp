@@ -325,7 +325,8 @@ py::ref WritePipeTransport::write(const py::arguments& args) {
         throw py::error_set{};
     }
     // What is changed after write() does not change what is written.
-    py::ref bytes = PyBytes_CheckExact(data) ? py::ref::borrow(data) : py::ref::steal(PyBytes_FromObject(data));
+    py::ref bytes =
+        PyBytes_CheckExact(data) ? py::ref::borrow(data) : py::ref::steal(PyBytes_FromObject(data));
     const auto size = static_cast<std::size_t>(PyBytes_GET_SIZE(bytes.get()));
     if (size == 0) {
         return py::none();

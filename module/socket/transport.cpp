@@ -303,8 +303,8 @@ void SocketTransport::fill_extra() {
     }
 }
 
-/// What an _extra dict of asyncio's holds from the start; ours is made when somebody asks. None, when it is to
-/// be looked for in `_extra`.
+/// What an _extra dict of asyncio's holds from the start; ours is made when somebody asks. None, when it is
+/// to be looked for in `_extra`.
 py::ref SocketTransport::known_extra_info(PyObject* name) {
     if (knows_extra) {
         return nullptr;
