@@ -126,10 +126,15 @@ template <class T>
 struct flattened<result<T>> {
     using type = result<T>;
 };
+template <std::derived_from<result<void>> T>  // such as progress (stream.hpp)
+struct flattened<T> {
+    using type = T;
+};
 
 }  // namespace detail
 
-/// What with_deadline makes of a task's T: result<T>, of a T& result<T*>, and of a result<T> itself.
+/// What with_deadline makes of a task's T: result<T>, of a T& result<T*>, and of a result<T> itself, as of
+/// what is one with something beside, which stays.
 template <class T>
 using timed = typename detail::flattened<T>::type;
 
@@ -140,6 +145,7 @@ using timed = typename detail::flattened<T>::type;
 ///            as a result or thrown; a task<void> says nothing, and is timed out when the deadline passed.
 template <class T>
 task<timed<T>> with_deadline(time_point when, task<T> work) {
+    work.require();
     const context here = co_await current_context();
     scope inner(here.within);
     detail::deadline limit(*here.on, inner, when);
@@ -155,7 +161,12 @@ task<timed<T>> with_deadline(time_point when, task<T> work) {
         } else {
             timed<T> outcome = work.take();
             if (ours && outcome.error() == std::errc::operation_canceled) {
-                co_return std::errc::timed_out;
+                if constexpr (std::derived_from<T, result<void>>) {
+                    static_cast<result<void>&>(outcome) = std::errc::timed_out;
+                    co_return outcome;
+                } else {
+                    co_return std::errc::timed_out;
+                }
             }
             co_return outcome;
         }
@@ -178,6 +189,7 @@ task<timed<T>> with_timeout(nanoseconds duration, task<T> work) {
 /// Runs `work`, and cancels it once somebody, in any thread, asks `token`'s source to stop.
 template <class T>
 task<T> with_stop(std::stop_token token, task<T> work) {
+    work.require();
     const context here = co_await current_context();
     scope inner(here.within);
     if (token.stop_requested()) {
@@ -196,6 +208,10 @@ task<T> with_stop(std::stop_token token, task<T> work) {
 /// spawn (job.hpp) of what `token`'s source can stop.
 inline void spawn(loop& on, task<void> work, std::stop_token token) {
     spawn(on, with_stop(std::move(token), std::move(work)));
+}
+template <task_function<void> F>
+void spawn(loop& on, F function, std::stop_token token) {
+    spawn(on, co_invoke(std::move(function)), std::move(token));
 }
 
 }  // namespace zloop

@@ -6,7 +6,6 @@
 
 #include <zloop/config.hpp>
 
-#include <cassert>
 #include <cerrno>
 #include <optional>
 #include <string>
@@ -55,7 +54,9 @@ namespace zloop {
 /// A value or an error.
 ///
 /// Two ways to read it: `auto [error, value] = co_await …;`, where the value is T's default after an
-/// error, or `.value()`, which throws std::system_error. Where T has no default there is only the second.
+/// error, or `.value()`, which throws std::system_error. Where T has no default there is only the second. `*`
+/// and `->` are for who has looked: after an error they give the default, and where T has none they end the
+/// process with that error.
 template <class T>
 class [[nodiscard]] result {
     static constexpr bool has_default = std::is_default_constructible_v<T>;
@@ -71,35 +72,28 @@ public:
 
     T& value() & {
         check();
-        return **this;
+        return kept();
     }
     T&& value() && {
         check();
-        return std::move(**this);
+        return std::move(kept());
     }
     const T& value() const& {
         check();
-        return **this;
+        return const_cast<result&>(*this).kept();
     }
 
-    T& operator*() noexcept {
-        if constexpr (has_default) {
-            return value_;
-        } else {
-            assert(value_.has_value());
-            return *value_;
-        }
-    }
-    const T& operator*() const noexcept { return *const_cast<result&>(*this); }
-    T* operator->() noexcept { return &**this; }
-    const T* operator->() const noexcept { return &**this; }
+    T& operator*() noexcept { return kept(); }
+    const T& operator*() const noexcept { return const_cast<result&>(*this).kept(); }
+    T* operator->() noexcept { return &kept(); }
+    const T* operator->() const noexcept { return &const_cast<result&>(*this).kept(); }
 
     template <std::size_t I>
     friend decltype(auto) get(result&& self) noexcept {
         if constexpr (I == 0) {
             return std::move(self.error_);
         } else {
-            return std::move(*self);
+            return std::move(self.kept());
         }
     }
     template <std::size_t I>
@@ -107,7 +101,7 @@ public:
         if constexpr (I == 0) {
             return (self.error_);
         } else {
-            return *self;
+            return self.kept();
         }
     }
     template <std::size_t I>
@@ -115,11 +109,20 @@ public:
         if constexpr (I == 0) {
             return (self.error_);
         } else {
-            return *self;
+            return static_cast<const T&>(const_cast<result&>(self).kept());
         }
     }
 
 private:
+    T& kept() noexcept {
+        if constexpr (has_default) {
+            return value_;
+        } else {
+            check();  // does not return where there is none
+            return *value_;
+        }
+    }
+
     void check() const {
         if (error_) {
             throw std::system_error(error_);
@@ -149,6 +152,13 @@ public:
 private:
     std::error_code error_;
 };
+
+/// `value_of(co_await …)`: the value; throws the error. The same as `(co_await …).value()`, which g++ 12 does
+/// not compile in templates and generic lambdas.
+template <class R>
+auto value_of(R&& outcome) {
+    return std::forward<R>(outcome).value();
+}
 
 }  // namespace zloop
 

@@ -1,9 +1,9 @@
 // zloop/job.hpp: tasks that run beside their caller: start and join, spawn and forget, run to the end.
 #pragma once
 
-#include <cassert>
-#include <cstdlib>
+#include <stdexcept>
 
+#include <zloop/backtrace.hpp>
 #include <zloop/task.hpp>
 
 namespace zloop {
@@ -11,47 +11,68 @@ namespace zloop {
 /// A task that was started on a loop, and the scope to cancel it by.
 ///
 /// Owns:    the task. Does not move. To destroy a job that has not ended is an error as it is with a
-///          std::thread, and ends the process: a nursery (nursery.hpp) joins what it has started.
+///          std::thread, and ends the process, with a backtrace and the exception that was the reason:
+///          with_nursery() (nursery.hpp) cannot be left before what it has started has ended.
+/// Throws:  std::logic_error, for an empty task.
 /// Example: examples/cpp/sleep.cpp
 template <class T = void>
 class [[nodiscard]] job : op, detail::completion, detail::live_task {
 public:
     /// Starts `work` in the loop's next turn, in a scope of its own below `parent`.
-    job(loop& on, scope& parent, task<T> work) noexcept
+    job(loop& on, scope& parent, task<T> work)
         : op(&job::begin), completion(&job::end), on_(&on), scope_(&parent), task_(std::move(work)) {
+        task_.require();
         on.push(*this);
         on.enlist(*this);
     }
-    job(loop& on, task<T> work) noexcept : job(on, on.root_scope(), std::move(work)) {}
+    job(loop& on, task<T> work) : job(on, on.root_scope(), std::move(work)) {}
 
     /// The same from within a task; cancelled when that is: `job<> child(co_await current_context(), f());`
-    job(const context& here, task<T> work) noexcept : job(*here.on, *here.within, std::move(work)) {}
+    job(const context& here, task<T> work) : job(*here.on, *here.within, std::move(work)) {}
 
     ~job() {
-        if (!done()) {
-            std::fputs("zloop: a job was destroyed that has not ended\n", stderr);
-            std::abort();  // its frame is in use
+        if (!done()) {  // its frame is in use
+            detail::left_early(*on_, "a job was destroyed that has not ended", this);
+            on_->strike(*this);
+            scope_.forsake();
+            static_cast<void>(task_.release());
         }
     }
 
-    bool done() const noexcept { return phase_ == phase::done; }
+    bool done() const noexcept { return phase_ >= phase::done; }
 
     /// Asks the task to end: what it waits for finishes with operation_canceled.
     void cancel() noexcept { scope_.cancel(); }
 
-    /// The task's result, once it is done; throws what the task threw. Once.
-    T take() { return task_.take(); }
+    /// The task's result, once it is done; throws what the task threw.
+    /// Fails: with std::logic_error where it is not done, and the second time.
+    T take() {
+        if (phase_ != phase::done) [[unlikely]] {
+            throw std::logic_error(done() ? "the result of a job was taken already"
+                                          : "the result of a job that has not ended");
+        }
+        phase_ = phase::taken;
+        return task_.take();
+    }
 
-    /// Queues `waiter` when the task is done. One waiter, not done yet.
-    void notify(op& waiter) noexcept { waiter_ = &waiter; }
+    /// Queues `waiter` when the task is done. Throws std::logic_error where there is one already.
+    void notify(op& waiter) {
+        if (waiter_ != nullptr) [[unlikely]] {
+            throw std::logic_error("a job is joined once");
+        }
+        waiter_ = &waiter;
+        if (done()) {
+            on_->push(waiter);
+        }
+    }
 
     class joiner : op {
     public:
         explicit joiner(job& joined) noexcept : op(&joiner::go_on), joined_(joined) {}
 
-        bool await_ready() const noexcept { return joined_.done(); }
+        bool await_ready() const noexcept { return joined_.done() && joined_.waiter_ == nullptr; }
         template <task_promise P>
-        void await_suspend(std::coroutine_handle<P> caller, site where = site::current()) noexcept {
+        void await_suspend(std::coroutine_handle<P> caller, site where = site::current()) {
             detail::note(caller.promise(), "job", where);
             caller_ = caller;
             joined_.notify(*this);
@@ -67,10 +88,11 @@ public:
 
     /// `co_await job.join()`: waits for the end, and takes the result. Not cancelled itself: cancel the
     /// job, and it ends.
+    /// Fails: with what the task threw; with std::logic_error for all but the first who joins.
     joiner join() noexcept { return joiner(*this); }
 
 private:
-    enum class phase : std::uint8_t { queued, running, done };
+    enum class phase : std::uint8_t { queued, running, done, taken };
 
     static void begin(op& node) noexcept {
         auto& self = static_cast<job&>(node);
@@ -112,7 +134,7 @@ private:
         try {
             self->job_.take();
         } catch (...) {
-            self->on_.report(std::current_exception());
+            report_beside(self->on_, std::current_exception());
         }
     }
 
@@ -123,8 +145,15 @@ private:
 }  // namespace detail
 
 /// Starts a task that nobody joins; it ends by itself or when the loop shuts down.
-/// Fails: its exception goes to the loop's failure hook.
+/// Fails: its exception goes to the loop's failure hook, unless it says that the task was cancelled.
 inline void spawn(loop& on, task<void> work) { static_cast<void>(new detail::spawned(on, std::move(work))); }
+
+/// The same for what `function()` gives; `function` is kept until its end: `spawn(on, [text]() -> task<>
+/// {…})`.
+template <task_function<void> F>
+void spawn(loop& on, F function) {
+    spawn(on, co_invoke(std::move(function)));
+}
 
 /// Turns the loop until `work` is done. Returns or throws what it did.
 /// When the loop itself fails (the backend cannot wait), it is shut down first, `work` with it.

@@ -4,8 +4,9 @@
 // cancelled, and who joins gets that failure. Nothing outlives the join.
 #pragma once
 
-#include <cstdlib>
+#include <stdexcept>
 
+#include <zloop/backtrace.hpp>
 #include <zloop/core/frame_pool.hpp>
 #include <zloop/error.hpp>
 #include <zloop/task.hpp>
@@ -14,8 +15,9 @@ namespace zloop {
 
 /// Starts tasks, and waits for all of them.
 ///
-/// Owns:    the tasks. Join it before it is destroyed: with tasks in it, that ends the process, as it
-///          does with a std::thread. with_nursery() joins by itself.
+/// Owns:    the tasks. Made by with_nursery(), which joins it however it is left. One of your own has to be
+///          joined before it is destroyed: with tasks in it, that ends the process, with a backtrace and the
+///          exception that was the reason.
 /// Example: examples/cpp/chat_room.cpp
 class nursery {
 public:
@@ -24,9 +26,9 @@ public:
     nursery(const nursery&) = delete;
     nursery& operator=(const nursery&) = delete;
     ~nursery() {
-        if (size_ != 0) {
-            std::fputs("zloop: a nursery was destroyed with tasks in it\n", stderr);
-            std::abort();  // their frames are in use
+        if (size_ != 0) {  // their frames are in use
+            detail::left_early(*on_, "a nursery was destroyed with tasks in it");
+            scope_.forsake();
         }
     }
 
@@ -34,6 +36,7 @@ public:
     /// operation fails with operation_canceled.
     /// Fails: an exception that leaves `work` is the nursery's.
     void spawn(task<void> work) {
+        work.require();
         auto* const fresh = new child(*this, std::move(work));
         ++size_;
         on_->enlist(*fresh);
@@ -41,7 +44,17 @@ public:
     }
 
     /// The same; an error is a failure, thrown as std::system_error.
-    void spawn(task<result<void>> work) { spawn(raise(std::move(work))); }
+    void spawn(task<result<void>> work) {
+        work.require();
+        spawn(raise(std::move(work)));
+    }
+
+    /// The same for what `function()` gives; `function` is kept until its end:
+    /// `children.spawn([text]() -> task<> {…})`.
+    template <std::invocable F>
+    void spawn(F function) {
+        spawn(co_invoke(std::move(function)));
+    }
 
     /// How many tasks have not ended.
     std::size_t size() const noexcept { return size_; }
@@ -56,9 +69,11 @@ public:
 
         bool await_ready() const noexcept { return joined_.size_ == 0; }
         template <task_promise P>
-        void await_suspend(std::coroutine_handle<P> caller, site where = site::current()) noexcept {
+        void await_suspend(std::coroutine_handle<P> caller, site where = site::current()) {
+            if (std::exchange(joined_.is_joined_, true)) [[unlikely]] {
+                throw std::logic_error("a nursery is joined by one task at a time");
+            }
             detail::note(caller.promise(), "nursery", where);
-            assert(joined_.joiner_ == nullptr);
             caller_ = caller;
             joined_.joiner_ = this;
         }
@@ -76,6 +91,7 @@ public:
                 self.joined_.joiner_ = &self;
                 return;
             }
+            self.joined_.is_joined_ = false;
             self.caller_.resume();
         }
 
@@ -85,7 +101,8 @@ public:
 
     /// `co_await children.join()`: waits until no task is left. One waiter. Not cancelled itself: its
     /// tasks are when the caller is, and so it ends.
-    /// Fails: with the first failure of a task; later ones go to the loop's failure hook.
+    /// Fails: with the first failure of a task; later ones go to the loop's failure hook. With
+    ///        std::logic_error where another task joins it just now.
     joiner join() noexcept { return joiner(*this); }
 
 private:
@@ -158,6 +175,7 @@ private:
     scope scope_;
     std::size_t size_ = 0;
     joiner* joiner_ = nullptr;
+    bool is_joined_ = false;
     std::exception_ptr failure_;  // the first
 };
 
