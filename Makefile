@@ -69,6 +69,10 @@ amalgamate:  ## one header of all: build/amalgamated/zloop.hpp, and zloop_testin
 compilers: $(venv)/requirements  ## the C++ tests with every compiler that is here, at every level
 	tools/test-compilers
 
+.PHONY: qemu
+qemu: $(venv)/requirements  ## the C++ tests on i386, armhf and s390x, under qemu-user; half an hour
+	tools/test-qemu
+
 .PHONY: coverage
 coverage: $(venv)/requirements  ## lines that no test runs; bars: headers 95 %, module 92 %, Python 100 %
 	@pip install -q --disable-pip-version-check --group coverage

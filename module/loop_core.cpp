@@ -558,7 +558,10 @@ py::ref LoopCore::run_once() {
     turning = true;
     const at_exit turned{[this] { turning = false; }};
     ++state->awake;
-    const at_exit asleep{[this] { --state->awake; }};
+    const at_exit asleep{[this] {
+        --state->awake;
+        static_cast<void>(loop->leave_thread());  // as asyncio's: each run may be another thread's
+    }};
     const at_exit show_to_collector{[this] {
         loop->take_inbox();
         for_each_queued(*this, [](zloop::op& node) { show_handle(node); });

@@ -6,6 +6,8 @@
 #pragma once
 
 #include <cstdio>
+#include <cstdlib>
+#include <exception>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -76,5 +78,24 @@ inline void print_backtrace(const loop& on, std::FILE* to = stderr) {
         }
     }
 }
+
+namespace detail {
+
+/// Says that an owner of running tasks was destroyed, and ends the process; while an exception passes, when
+/// that has arrived (loop::condemn). `gone`: of the loop's queue, in the owner's memory.
+inline void left_early(loop& on, const char* what, const op* gone = nullptr) noexcept {
+    const bool passing = std::uncaught_exceptions() != 0;
+    std::fprintf(stderr, "zloop: %s%s\n", what, passing ? ", as an exception passed" : "");
+    try {
+        print_backtrace(on);
+    } catch (...) {  // no memory: without it
+    }
+    if (!passing) {
+        std::abort();
+    }
+    on.condemn(gone);
+}
+
+}  // namespace detail
 
 }  // namespace zloop

@@ -131,10 +131,15 @@ template <class T>
 struct flattened<result<T>> {
     using type = result<T>;
 };
+template <std::derived_from<result<void>> T>  // such as progress (stream.hpp)
+struct flattened<T> {
+    using type = T;
+};
 
 }  // namespace detail
 
-/// What with_deadline makes of a task's T: result<T>, of a T& result<T*>, and of a result<T> itself.
+/// What with_deadline makes of a task's T: result<T>, of a T& result<T*>, and of a result<T> itself, as of
+/// what is one with something beside, which stays.
 /// Example: examples/cpp/cancel.cpp
 template <class T>
 using timed = typename detail::flattened<T>::type;
@@ -151,6 +156,7 @@ using timed = typename detail::flattened<T>::type;
 /// Example:   examples/cpp/cancel.cpp
 template <class T>
 task<timed<T>> with_deadline(time_point when, task<T> work) {
+    work.require();
     const context here = co_await current_context();
     scope inner(here.within);
     detail::deadline limit(*here.on, inner, when);
@@ -166,7 +172,12 @@ task<timed<T>> with_deadline(time_point when, task<T> work) {
         } else {
             timed<T> outcome = work.take();
             if (ours && outcome.error() == std::errc::operation_canceled) {
-                co_return std::errc::timed_out;
+                if constexpr (std::derived_from<T, result<void>>) {
+                    static_cast<result<void>&>(outcome) = std::errc::timed_out;
+                    co_return outcome;
+                } else {
+                    co_return std::errc::timed_out;
+                }
             }
             co_return outcome;
         }
@@ -194,6 +205,7 @@ task<timed<T>> with_timeout(nanoseconds duration, task<T> work) {
 /// Example:   examples/cpp/cancel.cpp
 template <class T>
 task<T> with_stop(std::stop_token token, task<T> work) {
+    work.require();
     const context here = co_await current_context();
     scope inner(here.within);
     if (token.stop_requested()) {
@@ -216,6 +228,10 @@ task<T> with_stop(std::stop_token token, task<T> work) {
 /// Thread: that of the loop; the stop may come from any.
 inline void spawn(loop& on, task<void> work, std::stop_token token) {
     spawn(on, with_stop(std::move(token), std::move(work)));
+}
+template <task_function<void> F>
+void spawn(loop& on, F function, std::stop_token token) {
+    spawn(on, co_invoke(std::move(function)), std::move(token));
 }
 
 }  // namespace zloop

@@ -1,12 +1,16 @@
 // zloop/channel.hpp: values from tasks to tasks of one loop, through a bounded buffer.
 //
 // With capacity 0 a value goes from hand to hand: the sender waits for the receiver. Both sides are fair.
-// A value that was handed to a receiver is its own, whatever is cancelled then; a sender that is cancelled
-// while it waits has sent nothing. What need not wait is done even where the task's scope is cancelled: so
-// who drains a channel gets all of it. The buffer is allocated once. For one loop's thread.
+// Who is cancelled has taken nothing: a value that was handed to a receiver which is cancelled before it goes
+// on is in the channel again, in its place. A sender that is cancelled while it waits has sent nothing. What
+// need not wait is done even where the task's scope is cancelled: so who drains a channel gets all of it. The
+// buffer is allocated once. For one loop's thread.
 #pragma once
 
+#include <cstdint>
+#include <list>
 #include <memory>
+#include <new>
 #include <optional>
 #include <type_traits>
 #include <utility>
@@ -15,7 +19,8 @@
 
 namespace zloop {
 
-/// A bounded first-in first-out channel.
+/// A bounded first-in first-out channel. Who still waits when it is destroyed goes on with
+/// `operation_canceled`.
 ///
 /// Owns:    the values in its buffer. Must be without waiters at its end: close() lets them go.
 /// Overlap: any number of senders and receivers.
@@ -38,8 +43,8 @@ public:
 
     /// The room in the buffer.
     std::size_t capacity() const noexcept { return capacity_; }
-    /// How many values are in the buffer.
-    std::size_t size() const noexcept { return size_; }
+    /// How many values wait to be received.
+    std::size_t size() const noexcept { return size_ + returned_.size(); }
     /// Whether close() was called.
     bool is_closed() const noexcept { return closed_; }
 
@@ -57,9 +62,7 @@ public:
             return false;
         }
         if (!receivers_.empty()) {
-            auto& first = static_cast<receiver&>(receivers_.pop());
-            first.value_.emplace(std::move(value));
-            first.wake();
+            hand_over(std::move(value), handed_++);
             return true;
         }
         if (size_ == capacity_) {
@@ -76,7 +79,10 @@ public:
     /// Takes the oldest value, if there is one now; also out of a closed channel.
     [[nodiscard]] std::optional<T> try_receive() noexcept {
         std::optional<T> taken;
-        if (size_ != 0) {
+        if (!returned_.empty()) {
+            taken.emplace(std::move(returned_.front().value));
+            returned_.pop_front();
+        } else if (size_ != 0) {
             taken = pop();
             if (!senders_.empty()) {  // its place in the buffer is the longest waiting sender's
                 push(std::move(*next_sender().value_));
@@ -130,7 +136,8 @@ public:
     class receiver : wait_queue::waiter {
     public:
         /// Will receive from `from`.
-        explicit receiver(channel& from) noexcept : wait_queue::waiter(from.receivers_), from_(from) {}
+        explicit receiver(channel& from) noexcept
+            : wait_queue::waiter(from.receivers_, &receiver::give_back), from_(from) {}
 
         bool await_ready() noexcept {
             value_ = from_.try_receive();
@@ -154,8 +161,15 @@ public:
 
     private:
         friend channel;
+
+        static bool give_back(wait_queue::waiter& served) noexcept {
+            auto& self = static_cast<receiver&>(served);
+            return self.from_.take_back(self);
+        }
+
         channel& from_;
         std::optional<T> value_;
+        std::uint64_t order_ = 0;  // of the value, among those that were handed over
     };
 
     /// Takes the oldest value, or waits for one.
@@ -166,6 +180,39 @@ public:
     [[nodiscard]] receiver receive() noexcept { return receiver(*this); }
 
 private:
+    /// What a receiver has given back.
+    struct returned {
+        returned(T&& from, std::uint64_t order_of) noexcept : value(std::move(from)), order(order_of) {}
+        T value;
+        std::uint64_t order;
+    };
+
+    void hand_over(T&& value, std::uint64_t order) noexcept {
+        auto& first = static_cast<receiver&>(receivers_.pop());
+        first.value_.emplace(std::move(value));
+        first.order_ = order;
+        first.wake();
+    }
+
+    /// A receiver that was served is cancelled. False: there is no memory to keep its value, so it has it.
+    bool take_back(receiver& from) noexcept {
+        if (!receivers_.empty()) {
+            hand_over(std::move(*from.value_), from.order_);
+        } else {
+            auto place = returned_.begin();
+            while (place != returned_.end() && place->order < from.order_) {
+                ++place;
+            }
+            try {
+                returned_.emplace(place, std::move(*from.value_), from.order_);
+            } catch (const std::bad_alloc&) {
+                return false;
+            }
+        }
+        from.value_.reset();
+        return true;
+    }
+
     void push(T&& value) noexcept {
         buffer_[(first_ + size_) % capacity_].emplace(std::move(value));
         ++size_;
@@ -192,6 +239,8 @@ private:
     std::size_t first_ = 0;
     std::size_t size_ = 0;
     bool closed_ = false;
+    std::uint64_t handed_ = 0;
+    std::list<returned> returned_;  // in front of the buffer; no receiver waits then
     wait_queue senders_;
     wait_queue receivers_;
 };

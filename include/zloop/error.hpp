@@ -6,7 +6,6 @@
 
 #include <zloop/config.hpp>
 
-#include <cassert>
 #include <cerrno>
 #include <optional>
 #include <string>
@@ -56,8 +55,10 @@ namespace zloop {
 
 /// A value or an error.
 ///
-/// Two ways to read it: `auto [error, value] = co_await …;`, where the value is T's default after an error,
-/// or `.value()`, which throws std::system_error. Where T has no default there is only the second.
+/// Two ways to read it: `auto [error, value] = co_await …;`, where the value is T's default after an
+/// error, or `.value()`, which throws std::system_error. Where T has no default there is only the second. `*`
+/// and `->` are for who has looked: after an error they give the default, and where T has none they end the
+/// process with that error.
 ///
 /// Owns:    the value.
 /// Example: examples/cpp/errors.cpp
@@ -84,34 +85,27 @@ public:
     /// Fails: throws the error as std::system_error.
     T& value() & {
         check();
-        return **this;
+        return kept();
     }
     /// The value, to be moved from; otherwise the same.
     T&& value() && {
         check();
-        return std::move(**this);
+        return std::move(kept());
     }
     /// The value, to look at; otherwise the same.
     const T& value() const& {
         check();
-        return **this;
+        return const_cast<result&>(*this).kept();
     }
 
-    /// The value, unchecked: after an error T's default, or, where T has none, nothing that may be used.
-    T& operator*() noexcept {
-        if constexpr (has_default) {
-            return value_;
-        } else {
-            assert(value_.has_value());
-            return *value_;
-        }
-    }
+    /// The value, for who has looked.
+    T& operator*() noexcept { return kept(); }
     /// The same, to look at.
-    const T& operator*() const noexcept { return *const_cast<result&>(*this); }
-    /// A member of the value, unchecked.
-    T* operator->() noexcept { return &**this; }
+    const T& operator*() const noexcept { return const_cast<result&>(*this).kept(); }
+    /// A member of the value, for who has looked.
+    T* operator->() noexcept { return &kept(); }
     /// The same, to look at.
-    const T* operator->() const noexcept { return &**this; }
+    const T* operator->() const noexcept { return &const_cast<result&>(*this).kept(); }
 
     /// The error (0) or the value (1), for `auto [error, value]`.
     template <std::size_t I>
@@ -119,7 +113,7 @@ public:
         if constexpr (I == 0) {
             return std::move(self.error_);
         } else {
-            return std::move(*self);
+            return std::move(self.kept());
         }
     }
     /// The same, of a result that has a name.
@@ -128,7 +122,7 @@ public:
         if constexpr (I == 0) {
             return (self.error_);
         } else {
-            return *self;
+            return self.kept();
         }
     }
     /// The same, of a constant one.
@@ -137,11 +131,20 @@ public:
         if constexpr (I == 0) {
             return (self.error_);
         } else {
-            return *self;
+            return static_cast<const T&>(const_cast<result&>(self).kept());
         }
     }
 
 private:
+    T& kept() noexcept {
+        if constexpr (has_default) {
+            return value_;
+        } else {
+            check();  // does not return where there is none
+            return *value_;
+        }
+    }
+
     void check() const {
         if (error_) {
             throw std::system_error(error_);
@@ -182,6 +185,13 @@ public:
 private:
     std::error_code error_;
 };
+
+/// `value_of(co_await …)`: the value; throws the error. The same as `(co_await …).value()`, which g++ 12 does
+/// not compile in templates and generic lambdas.
+template <class R>
+auto value_of(R&& outcome) {
+    return std::forward<R>(outcome).value();
+}
 
 }  // namespace zloop
 

@@ -139,10 +139,10 @@ private:
     }
 
     ssize_t write_now(std::byte* data, std::size_t size) noexcept {
-        const detail::no_sigpipe guard;
         if (way_ == way::socket) {
             return ::send(fd_, data, size, MSG_DONTWAIT | detail::quietly);
         }
+        const detail::no_sigpipe guard;
 #if defined(RWF_NOWAIT)
         if (way_ == way::nowait) {
             const iovec from{data, size};

@@ -1,55 +1,75 @@
 // zloop/job.hpp: tasks that run beside their caller: start and join, spawn and forget, run to the end.
 #pragma once
 
-#include <cassert>
-#include <cstdlib>
+#include <stdexcept>
 
+#include <zloop/backtrace.hpp>
 #include <zloop/task.hpp>
 
 namespace zloop {
 
 /// A task that was started on a loop, and the scope to cancel it by.
 ///
+/// Fails:     throws std::logic_error, for an empty task.
 /// Cancelled: by cancel(), and with the scope above. One that has not begun runs to its first wait.
 /// Owns:      the task. Does not move. To destroy a job that has not ended is an error as it is with a
-///            std::thread, and ends the process: a nursery (nursery.hpp) joins what it has started.
+///            std::thread, and ends the process, with a backtrace and the exception that was the reason:
+///            with_nursery() (nursery.hpp) cannot be left before what it has started has ended.
 /// Thread:    that of its loop.
 /// Example:   examples/cpp/sleep.cpp
 template <class T = void>
 class [[nodiscard]] job : op, detail::completion, detail::live_task {
 public:
     /// Starts `work` in the loop's next turn, in a scope of its own below `parent`.
-    job(loop& on, scope& parent, task<T> work) noexcept
+    job(loop& on, scope& parent, task<T> work)
         : op(&job::begin), completion(&job::end), on_(&on), scope_(&parent), task_(std::move(work)) {
+        task_.require();
         on.push(*this);
         on.enlist(*this);
     }
     /// The same, below the loop's root scope: cancelled by cancel(), and when the loop ends.
-    job(loop& on, task<T> work) noexcept : job(on, on.root_scope(), std::move(work)) {}
+    job(loop& on, task<T> work) : job(on, on.root_scope(), std::move(work)) {}
 
     /// The same from within a task; cancelled when that is: `job<> child(co_await current_context(), f());`
-    job(const context& here, task<T> work) noexcept : job(*here.on, *here.within, std::move(work)) {}
+    job(const context& here, task<T> work) : job(*here.on, *here.within, std::move(work)) {}
 
     /// Ends the process if the task has not ended.
     ~job() {
-        if (!done()) {
-            std::fputs("zloop: a job was destroyed that has not ended\n", stderr);
-            std::abort();  // its frame is in use
+        if (!done()) {  // its frame is in use
+            detail::left_early(*on_, "a job was destroyed that has not ended", this);
+            on_->strike(*this);
+            scope_.forsake();
+            static_cast<void>(task_.release());
         }
     }
 
     /// Whether the task has ended.
-    bool done() const noexcept { return phase_ == phase::done; }
+    bool done() const noexcept { return phase_ >= phase::done; }
 
     /// Asks the task to end: what it waits for finishes with operation_canceled.
     void cancel() noexcept { scope_.cancel(); }
 
     /// Gives the task's result, once it is done. Once.
-    /// Fails: throws what the task threw.
-    T take() { return task_.take(); }
+    /// Fails: throws what the task threw; std::logic_error where it is not done, and the second time.
+    T take() {
+        if (phase_ != phase::done) [[unlikely]] {
+            throw std::logic_error(done() ? "the result of a job was taken already"
+                                          : "the result of a job that has not ended");
+        }
+        phase_ = phase::taken;
+        return task_.take();
+    }
 
-    /// Queues `waiter` when the task is done. One waiter, not done yet.
-    void notify(op& waiter) noexcept { waiter_ = &waiter; }
+    /// Queues `waiter` when the task is done. Throws std::logic_error where there is one already.
+    void notify(op& waiter) {
+        if (waiter_ != nullptr) [[unlikely]] {
+            throw std::logic_error("a job is joined once");
+        }
+        waiter_ = &waiter;
+        if (done()) {
+            on_->push(waiter);
+        }
+    }
 
     /// What join() gives.
     class joiner : op {
@@ -57,9 +77,9 @@ public:
         /// Will wait for `joined`.
         explicit joiner(job& joined) noexcept : op(&joiner::go_on), joined_(joined) {}
 
-        bool await_ready() const noexcept { return joined_.done(); }
+        bool await_ready() const noexcept { return joined_.done() && joined_.waiter_ == nullptr; }
         template <task_promise P>
-        void await_suspend(std::coroutine_handle<P> caller, site where = site::current()) noexcept {
+        void await_suspend(std::coroutine_handle<P> caller, site where = site::current()) {
             detail::note(caller.promise(), "job", where);
             caller_ = caller;
             joined_.notify(*this);
@@ -75,13 +95,13 @@ public:
 
     /// Waits for the end, and takes the result: `co_await job.join()`.
     ///
-    /// Fails:     throws what the task threw.
+    /// Fails:     throws what the task threw; std::logic_error for all but the first who joins.
     /// Cancelled: not itself: cancel the job, and it ends.
     /// Overlap:   one waiter.
     joiner join() noexcept { return joiner(*this); }
 
 private:
-    enum class phase : std::uint8_t { queued, running, done };
+    enum class phase : std::uint8_t { queued, running, done, taken };
 
     static void begin(op& node) noexcept {
         auto& self = static_cast<job&>(node);
@@ -123,7 +143,7 @@ private:
         try {
             self->job_.take();
         } catch (...) {
-            self->on_.report(std::current_exception());
+            report_beside(self->on_, std::current_exception());
         }
     }
 
@@ -136,11 +156,18 @@ private:
 /// Starts a task that nobody joins, in the loop's next turn; it ends by itself or when the loop shuts down.
 ///
 /// Fails:   throws std::bad_alloc, and has started nothing. An exception of the task goes to the loop's
-///          failure hook.
+///          failure hook, unless it says that the task was cancelled.
 /// Owns:    the task, until it has ended.
 /// Thread:  that of the loop.
 /// Example: examples/cpp/udp_query.cpp
 inline void spawn(loop& on, task<void> work) { static_cast<void>(new detail::spawned(on, std::move(work))); }
+
+/// The same for what `function()` gives; `function` is kept until its end: `spawn(on, [text]() -> task<>
+/// {…})`.
+template <task_function<void> F>
+void spawn(loop& on, F function) {
+    spawn(on, co_invoke(std::move(function)));
+}
 
 /// Turns the loop until `work` is done, and gives its result. What else is on the loop stays there.
 ///

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <memory>
 #include <stdexcept>
@@ -58,6 +59,27 @@ namespace detail {
 
 class task_promise_base;
 
+/// A number of the calling thread's own. Not pthread_self(), which a later thread may have again.
+inline unsigned thread_number() noexcept {
+    static constinit std::atomic<unsigned> count = 0;
+    static constinit thread_local unsigned own = 0;
+    if (own == 0) {
+        own = count.fetch_add(1, std::memory_order_relaxed) + 1;
+    }
+    return own;
+}
+
+/// One line on stderr: `what`, and the words of `failure`.
+inline void print_failure(const char* what, std::exception_ptr failure) noexcept {
+    try {
+        std::rethrow_exception(std::move(failure));
+    } catch (const std::exception& error) {
+        std::fprintf(stderr, "zloop: %s: %s\n", what, error.what());
+    } catch (...) {
+        std::fprintf(stderr, "zloop: %s\n", what);
+    }
+}
+
 /// A task at the bottom of a stack of awaiting ones, as its loop knows it from start to end.
 struct live_task {
     const task_promise_base* bottom = nullptr;
@@ -90,7 +112,7 @@ public:
     /// Cancels what still runs and waits for its end. Whoever armed timers has disarmed them.
     ~loop() {
         shut_down();
-        assert(!has_ready() && timers_.empty());
+        assert(ready_.empty() && behind_.empty() && !has_posted() && timers_.empty());
         while (!is_inherited() && wakers_.load(std::memory_order_acquire) != 0) {
             // a thread whose op has run already is still inside of wake()
         }
@@ -164,7 +186,7 @@ public:
         op* newest = inbox_.exchange(nullptr, std::memory_order_acquire);
         op* oldest = nullptr;
         if (newest == &asleep_) {
-            newest = nullptr;  // in a fork that another thread made while we slept
+            newest = nullptr;  // somebody else slept for us; or another thread has forked us asleep
         }
         while (newest != nullptr) {  // it is a stack
             op* const next = newest->next;
@@ -196,21 +218,36 @@ public:
 
     /// What runs next, in order.
     const op_queue& ready() const noexcept { return ready_; }
-
-    /// Whether ops are queued, so that the next turn does not sleep. What other threads have posted does not
-    /// count yet.
-    bool has_ready() const noexcept { return !ready_.empty() || !behind_.empty(); }
     /// The armed timers: to look at. arm() and disarm() change them.
     timer_heap& timers() noexcept { return timers_; }
 
+    // In a host's loop: run_once(0ns); then, unless has_ready(), the host sleeps until native_handle() is
+    // readable or next_deadline() has come, and turns again. From the loop's thread; asked anew each time,
+    // right before it sleeps.
+
+    /// Whether the next turn has something to do at once.
+    bool has_ready() const noexcept {
+        return !ready_.empty() || !behind_.empty() || has_posted() || backend_->has_something();
+    }
+
+    /// Gives a descriptor that becomes readable when a turn has something to do: of the kernel, or posted
+    /// since the last run_once(0ns). To poll, level-triggered, and nothing else. -1: the backend has none.
+    int native_handle() const noexcept { return backend_->native_handle(); }
+
+    /// When the next timer is due, by the loop's clock: now(). Never: time_point::max().
+    time_point next_deadline() const noexcept { return timers_.empty() ? time_point::max() : timers_.next(); }
+
     /// Makes one turn: what the kernel has, what is due, and then what is ready at that moment - what these
-    /// queue waits for the next turn. Sleeps up to `limit` when there is nothing to do, and not at all
-    /// where that is zero or less: a deadline may have passed. Without a sleep the kernel then knows of all
-    /// that waits for it: who sleeps elsewhere can wait there for the backend's native_handle(). Fails:
-    /// throws std::system_error when the backend cannot wait, and what was ready stays so;
-    ///        std::logic_error in a fork of the loop's process.
+    /// queue waits for the next turn. Sleeps up to `limit` when there is nothing to do, and not at all where
+    /// that is zero or less: a deadline may have passed. Without a sleep the kernel then knows of all that
+    /// waits for it, and a post() makes native_handle() readable: who sleeps elsewhere can wait for that
+    /// there.
+    ///
+    /// Fails: throws std::system_error when the backend cannot wait, and what was ready stays so, and
+    ///        (`operation_not_permitted`) in another thread than the first that turned it; std::logic_error
+    ///        in a fork of the loop's process.
     void run_once(nanoseconds limit = forever) {
-        check_process();
+        check_caller();
         limit = std::max(limit, nanoseconds::zero());
         interrupted_ = false;
         take_inbox();
@@ -220,8 +257,9 @@ public:
             ready_.push(timers_.pop());
         }
         run_ready();
-        if (limit == nanoseconds::zero() && !has_ready()) {
+        if (limit == nanoseconds::zero() && ready_.empty() && behind_.empty()) {
             backend_->submit();
+            fall_asleep();  // false: something was posted, and has_ready() tells
         }
     }
 
@@ -238,11 +276,20 @@ public:
     void stop() noexcept { stopping_ = true; }
 
     /// Has the next run_once() ask the kernel, however busy the loop was.
-    /// Fails: throws std::logic_error in a fork of the loop's process, as run_once() does.
+    /// Fails: as run_once() does, where the caller may not turn the loop.
     void begin_run() {
-        check_process();
+        check_caller();
         unpolled_turns_ = most_unpolled_turns;
         unclocked_turns_ = 0;
+    }
+
+    /// Between two runs: from now on the loop is the thread's that turns it next. False: it cannot be, as the
+    /// backend (io_uring) is the first thread's.
+    [[nodiscard]] bool leave_thread() noexcept {
+        if (!backend_->is_of_one_thread()) {
+            thread_ = 0;
+        }
+        return thread_ == 0;
     }
 
     /// Ends the turn after the op that is running; the rest stays queued, in order.
@@ -278,6 +325,25 @@ public:
     void abandon_if_inherited() noexcept {
         if (is_inherited()) {
             backend_->abandon();
+        }
+    }
+
+    /// Something that the loop still has is gone, while an exception passes: nothing else runs on it. The
+    /// process ends where that exception arrives (end_if_doomed), so that it can be told; at the latest when
+    /// the op that is running has ended. `gone`, where it is no null pointer, is in no queue any more.
+    void condemn(const op* gone) noexcept {
+        if (gone != nullptr) {
+            ready_.remove(*gone);
+        }
+        if (!std::exchange(is_doomed_, true)) {
+            ready_.push_front(doom_);
+        }
+    }
+    /// Ends the process, and tells of `passing`, if condemn() was called.
+    void end_if_doomed(const std::exception_ptr& passing) const noexcept {
+        if (is_doomed_) {
+            detail::print_failure("the exception that passed", passing);
+            std::abort();
         }
     }
 
@@ -333,9 +399,16 @@ private:
     // A wait may fail for a while, for want of memory; those frames are in use until it does not.
     static constexpr int most_failed_waits = 64;
 
-    void check_process() const {
+    void check_caller() {
         if (is_inherited()) {
             throw std::logic_error("a loop does not run in a fork of its process; make a new one");
+        }
+        if (const unsigned here = detail::thread_number(); here != thread_) {
+            if (thread_ != 0) {
+                throw std::system_error(std::make_error_code(std::errc::operation_not_permitted),
+                                        "a loop runs in the thread that turned it first");
+            }
+            thread_ = here;
         }
     }
 
@@ -402,14 +475,19 @@ private:
         check(error);
     }
 
+    /// From here on a post() wakes the backend. False: something was posted before.
+    bool fall_asleep() noexcept {
+        op* last = nullptr;
+        return inbox_.compare_exchange_strong(last, &asleep_, std::memory_order_acq_rel,
+                                              std::memory_order_relaxed);
+    }
+
     /// The backend's wait, which a post() ends.
     std::error_code rest(nanoseconds limit) noexcept {
         op* last = nullptr;
         bool asleep = false;
         if (limit != nanoseconds::zero()) {
-            // From here on a post() wakes us; what was posted before keeps us awake.
-            asleep = inbox_.compare_exchange_strong(last, &asleep_, std::memory_order_acq_rel,
-                                                    std::memory_order_relaxed);
+            asleep = fall_asleep();
             if (!asleep) {
                 limit = nanoseconds::zero();
             }
@@ -442,15 +520,13 @@ private:
         }
     }
 
-    static void print_failure(std::exception_ptr failure) noexcept {
-        try {
-            std::rethrow_exception(std::move(failure));
-        } catch (const std::exception& error) {
-            std::fprintf(stderr, "zloop: a detached task failed: %s\n", error.what());
-        } catch (...) {
-            std::fprintf(stderr, "zloop: a detached task failed\n");
-        }
+    static void print_detached(std::exception_ptr failure) noexcept {
+        detail::print_failure("a detached task failed", std::move(failure));
     }
+
+    struct doom final : op {
+        doom() noexcept : op([](op&) noexcept { std::abort(); }) {}
+    };
 
     std::unique_ptr<zloop::backend> backend_;
     op_queue ready_;
@@ -459,7 +535,7 @@ private:
     scope root_;
     clock_source* clock_ = nullptr;
     wait_hook* hook_ = nullptr;
-    void (*on_failure_)(std::exception_ptr) = print_failure;
+    void (*on_failure_)(std::exception_ptr) = print_detached;
     time_point last_poll_{};
     time_point last_clock_{};  // when the clock was read last, and how often that is still spared
     int unclocked_turns_ = 0;
@@ -467,6 +543,9 @@ private:
     std::size_t expected_ = 0;
     bool stopping_ = false;
     bool interrupted_ = false;
+    bool is_doomed_ = false;
+    unsigned thread_ = 0;  // that turns it; none yet
+    doom doom_;
     detail::fork_mark process_;
     counters stats_;
     detail::live_task* live_tasks_ = nullptr;

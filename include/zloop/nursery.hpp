@@ -4,8 +4,9 @@
 // cancelled, and who joins gets that failure. Nothing outlives the join.
 #pragma once
 
-#include <cstdlib>
+#include <stdexcept>
 
+#include <zloop/backtrace.hpp>
 #include <zloop/core/frame_pool.hpp>
 #include <zloop/error.hpp>
 #include <zloop/task.hpp>
@@ -16,8 +17,9 @@ namespace zloop {
 ///
 /// Fails:     with the first failure of a task, told to who joins; the other tasks are cancelled.
 /// Cancelled: by cancel(), and with its owner: then its tasks are.
-/// Owns:      the tasks. Join it before it is destroyed: with tasks in it, that ends the process, as it does
-///            with a std::thread. with_nursery() joins by itself.
+/// Owns:      the tasks. Made by with_nursery(), which joins it however it is left. One of your own has to be
+///            joined before it is destroyed: with tasks in it, that ends the process, with a backtrace and
+///            the exception that was the reason.
 /// Thread:    that of its loop.
 /// Example:   examples/cpp/chat_room.cpp
 class nursery {
@@ -28,9 +30,9 @@ public:
     nursery& operator=(const nursery&) = delete;
     /// Ends the process if a task has not ended.
     ~nursery() {
-        if (size_ != 0) {
-            std::fputs("zloop: a nursery was destroyed with tasks in it\n", stderr);
-            std::abort();  // their frames are in use
+        if (size_ != 0) {  // their frames are in use
+            detail::left_early(*on_, "a nursery was destroyed with tasks in it");
+            scope_.forsake();
         }
     }
 
@@ -41,6 +43,7 @@ public:
     ///        nursery's.
     /// Owns:  `work`, which is freed at its end.
     void spawn(task<void> work) {
+        work.require();
         auto* const fresh = new child(*this, std::move(work));
         ++size_;
         on_->enlist(*fresh);
@@ -48,7 +51,17 @@ public:
     }
 
     /// The same; an error is a failure, thrown as std::system_error.
-    void spawn(task<result<void>> work) { spawn(raise(std::move(work))); }
+    void spawn(task<result<void>> work) {
+        work.require();
+        spawn(raise(std::move(work)));
+    }
+
+    /// The same for what `function()` gives; `function` is kept until its end:
+    /// `children.spawn([text]() -> task<> {…})`.
+    template <std::invocable F>
+    void spawn(F function) {
+        spawn(co_invoke(std::move(function)));
+    }
 
     /// How many tasks have not ended.
     std::size_t size() const noexcept { return size_; }
@@ -65,9 +78,11 @@ public:
 
         bool await_ready() const noexcept { return joined_.size_ == 0; }
         template <task_promise P>
-        void await_suspend(std::coroutine_handle<P> caller, site where = site::current()) noexcept {
+        void await_suspend(std::coroutine_handle<P> caller, site where = site::current()) {
+            if (std::exchange(joined_.is_joined_, true)) [[unlikely]] {
+                throw std::logic_error("a nursery is joined by one task at a time");
+            }
             detail::note(caller.promise(), "nursery", where);
-            assert(joined_.joiner_ == nullptr);
             caller_ = caller;
             joined_.joiner_ = this;
         }
@@ -85,6 +100,7 @@ public:
                 self.joined_.joiner_ = &self;
                 return;
             }
+            self.joined_.is_joined_ = false;
             self.caller_.resume();
         }
 
@@ -94,7 +110,8 @@ public:
 
     /// Waits until no task is left: `co_await children.join()`.
     ///
-    /// Fails:     throws the first failure of a task; later ones go to the loop's failure hook.
+    /// Fails:     throws the first failure of a task; later ones go to the loop's failure hook. Throws
+    ///            std::logic_error where another task joins it just now.
     /// Cancelled: not itself: its tasks are when the caller is, and so it ends.
     /// Overlap:   one waiter.
     joiner join() noexcept { return joiner(*this); }
@@ -169,6 +186,7 @@ private:
     scope scope_;
     std::size_t size_ = 0;
     joiner* joiner_ = nullptr;
+    bool is_joined_ = false;
     std::exception_ptr failure_;  // the first
 };
 

@@ -44,7 +44,7 @@ public:
 
     read_already recv(std::span<std::byte> into) noexcept {
         const ssize_t count = uninterrupted(
-            [&] { return ::pread(file_, into.data(), into.size(), static_cast<off_t>(offset_)); });
+            [&] { return read_at(file_, into.data(), into.size(), static_cast<std::int64_t>(offset_)); });
         if (count < 0) {
             return {system_error_code(errno)};
         }
@@ -109,7 +109,7 @@ task<transferred> send_file(S& to, int file, std::uint64_t offset = 0, std::uint
 template <byte_sink S>
 task<transferred> send_file(S& to, std::string path) {
     // A fifo of that name would wait for its writer; a file knows no O_NONBLOCK.
-    const fd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    const fd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | detail::of_any_size));
     if (!file) {
         co_return transferred{system_error_code(errno), 0, {}};
     }

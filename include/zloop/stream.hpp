@@ -64,6 +64,29 @@ concept vectored_sink = byte_sink<S> && requires(S& stream, std::span<const iove
     { stream.send(from) } -> awaitable_to<result<std::size_t>>;
 };
 
+/// What came of moving a known number of bytes: all of them, or an error, and how many before it.
+/// `auto [error, count] = co_await write_all(socket, text);`
+/// Example: examples/cpp/pipe.cpp
+class [[nodiscard]] progress : public result<void> {
+public:
+    /// The outcome `error`, after `moved` bytes.
+    progress(std::error_code error = {}, std::size_t moved = 0) noexcept
+        : result<void>(error), count(moved) {}
+    progress(std::errc error) noexcept : result<void>(error) {}
+
+    std::size_t count = 0;  ///< bytes that the stream took, or that are in the buffer
+
+    /// For structured bindings: the error, and the count.
+    template <std::size_t I>
+    friend auto get(const progress& self) noexcept {
+        if constexpr (I == 0) {
+            return self.error();
+        } else {
+            return self.count;
+        }
+    }
+};
+
 /// Gives the bytes of `text`, to send.
 /// Owns: nothing: `text` stays alive meanwhile.
 inline std::span<const std::byte> bytes_of(std::string_view text) noexcept {
@@ -157,68 +180,71 @@ private:
 
 /// Sends all of `buffer`, which stays alive meanwhile.
 ///
-/// Fails:     as send does; then an unknown part is sent.
-/// Cancelled: the same: an unknown part is sent. copy() counts.
+/// Fails:     as send does; `count` says how much is sent, also after a deadline (with_timeout).
+/// Cancelled: the same.
 /// Example:   examples/cpp/pipe.cpp
 template <byte_sink S>
-task<result<void>> write_all(S& stream, std::span<const std::byte> buffer) {
-    while (!buffer.empty()) {
-        auto [error, sent] = co_await stream.send(buffer);
+task<progress> write_all(S& stream, std::span<const std::byte> buffer) {
+    progress done;
+    while (done.count < buffer.size()) {
+        auto [error, sent] = co_await stream.send(buffer.subspan(done.count));
         if (error) {
-            co_return error;
+            co_return progress(error, done.count);
         }
-        buffer = buffer.subspan(sent);
+        done.count += sent;
     }
-    co_return {};
+    co_return done;
 }
 
 /// Sends all of `parts`, in order: together where the sink takes several buffers, else one after the other.
 /// The list stays alive until the end as well.
 ///
-/// Fails:     as send does; then an unknown part is sent.
+/// Fails:     as send does; `count` says how much is sent, also after a deadline (with_timeout).
 /// Cancelled: the same.
 /// Example:   examples/cpp/pipe.cpp
 template <byte_sink S>
-task<result<void>> write_all(S& stream, std::span<const std::span<const std::byte>> parts) {
+task<progress> write_all(S& stream, std::span<const std::span<const std::byte>> parts) {
+    progress done;
     if constexpr (vectored_sink<S>) {
         detail::unsent_parts rest(parts);
         for (auto next = rest.next(); !next.empty(); next = rest.next()) {
             auto [error, sent] = co_await stream.send(next);
             if (error) {
-                co_return error;
+                co_return progress(error, done.count);
             }
             rest.skip(sent);
+            done.count += sent;
         }
     } else {
         for (const auto part : parts) {
             const auto written = co_await write_all(stream, part);
+            done.count += written.count;
             if (!written) {
-                co_return written;
+                co_return progress(written.error(), done.count);
             }
         }
     }
-    co_return {};
+    co_return done;
 }
 
 /// Fills `buffer`, which stays alive meanwhile.
 ///
-/// Fails:     `errc::end_of_stream` when the stream ends inside, else as recv does; what came is in the
-///            buffer.
-/// Cancelled: the same; how much came, nobody tells. buffered_reader keeps it.
+/// Fails:     `errc::end_of_stream` when the stream ends inside, else as recv does. What came is in the
+/// buffer,
+///            and `count` says how much that is, also after a deadline (with_timeout).
+/// Cancelled: the same.
 /// Example:   examples/cpp/pipe.cpp
 template <byte_source S>
-task<result<void>> read_exactly(S& stream, std::span<std::byte> buffer) {
-    while (!buffer.empty()) {
-        auto [error, count] = co_await stream.recv(buffer);
-        if (error) {
-            co_return error;
+task<progress> read_exactly(S& stream, std::span<std::byte> buffer) {
+    progress done;
+    while (done.count < buffer.size()) {
+        auto [error, came] = co_await stream.recv(buffer.subspan(done.count));
+        if (error || came == 0) {
+            co_return progress(error ? error : make_error_code(errc::end_of_stream), done.count);
         }
-        if (count == 0) {
-            co_return errc::end_of_stream;
-        }
-        buffer = buffer.subspan(count);
+        done.count += came;
     }
-    co_return {};
+    co_return done;
 }
 
 /// Appends to `buffer` until `delimiter` is in it. What came behind it stays in the buffer: erase what was
@@ -254,3 +280,14 @@ task<result<std::size_t>> read_until(S& stream, std::string& buffer, std::string
 }
 
 }  // namespace zloop
+
+template <>
+struct std::tuple_size<zloop::progress> : std::integral_constant<std::size_t, 2> {};
+template <>
+struct std::tuple_element<0, zloop::progress> {
+    using type = std::error_code;
+};
+template <>
+struct std::tuple_element<1, zloop::progress> {
+    using type = std::size_t;
+};

@@ -2,8 +2,9 @@
 //
 // All are fair: who waits longest is served first, and what is handed to a waiter is its own before it
 // runs, so nobody overtakes it. A waiter that is cancelled leaves the queue at once; one that has been
-// served already keeps what it got. Who need not wait does not, even where its scope is cancelled. They
-// allocate nothing, own no task, and are for one loop's thread. Each must be without waiters at its end.
+// served and has not run yet gives back what it got, to the next: who is cancelled has nothing. Who need not
+// wait does not, even where its scope is cancelled. They allocate nothing, own no task, and are for one
+// loop's thread. Who still waits when one is destroyed goes on with `operation_canceled`.
 #pragma once
 
 #include <cassert>
@@ -138,7 +139,7 @@ public:
     public:
         /// Will wait for a permit of `awaited`.
         explicit waiter(semaphore& awaited) noexcept
-            : wait_queue::waiter(awaited.waiting_), awaited_(awaited) {}
+            : wait_queue::waiter(awaited.waiting_, &waiter::give_back), awaited_(awaited) {}
 
         bool await_ready() const noexcept { return awaited_.try_acquire(); }
         template <task_promise P>
@@ -152,6 +153,11 @@ public:
         result<void> await_resume() const noexcept { return outcome(); }
 
     private:
+        static bool give_back(wait_queue::waiter& served) noexcept {
+            static_cast<waiter&>(served).awaited_.release();
+            return true;
+        }
+
         semaphore& awaited_;
     };
 
@@ -258,14 +264,18 @@ public:
     void notify_all() noexcept { waiting_.wake_all(); }
 
     /// Lets go of the mutex that `held` holds until it is notified; `held` has it again at the end, however
-    /// that comes, unless the loop ends.
+    /// that comes, unless the condition is destroyed meanwhile.
     ///
     /// Completes: after a notification; nothing but one wakes it, but look again at what you wait for.
     /// Fails:     `operation_canceled`.
     /// Cancelled: stops waiting at once, and waits for the mutex; a notification that came before wins.
     task<result<void>> wait(mutex::guard& held) {
         mutex& released = *held.held_;
-        const auto outcome = co_await waiter(*this, held);
+        waiter waiting(*this, held);
+        const auto outcome = co_await waiting;
+        if (waiting.deserted()) {
+            co_return outcome;  // and with the condition, perhaps, the mutex
+        }
         held = co_await shield(relock(released));
         co_return outcome;
     }
@@ -287,7 +297,8 @@ private:
     class waiter : wait_queue::waiter {
     public:
         waiter(condition& awaited, mutex::guard& held) noexcept
-            : wait_queue::waiter(awaited.waiting_), awaited_(awaited), held_(held) {}
+            : wait_queue::waiter(awaited.waiting_, &waiter::give_back), awaited_(awaited), held_(held) {}
+        using wait_queue::waiter::deserted;
 
         bool await_ready() const noexcept { return false; }
         template <task_promise P>
@@ -302,14 +313,19 @@ private:
         result<void> await_resume() const noexcept { return outcome(); }
 
     private:
+        static bool give_back(wait_queue::waiter& notified) noexcept {
+            static_cast<waiter&>(notified).awaited_.notify_one();
+            return true;
+        }
+
         condition& awaited_;
         mutex::guard& held_;
     };
 
     static task<mutex::guard> relock(mutex& released) {
         // Shielded, so it is refused only when the loop ends, and then nobody looks any more.
-        auto locked = co_await released.lock();
-        co_return std::move(*locked);
+        auto [error, locked] = co_await released.lock();
+        co_return std::move(locked);
     }
 
     wait_queue waiting_;

@@ -15,6 +15,7 @@
 #include <concepts>
 #include <coroutine>
 #include <exception>
+#include <type_traits>
 #include <utility>
 #include <variant>
 
@@ -46,6 +47,11 @@ class task;
 namespace detail {
 
 class task_promise_base;
+
+/// The answer to who awaits, starts or takes a task that is not there.
+[[noreturn, gnu::cold, gnu::noinline]] inline void refuse_empty_task() {
+    throw std::logic_error("an empty task: it was awaited before, or moved from");
+}
 
 /// Told of the end of a task that nobody awaits, on the task's stack, which is suspended for good by
 /// then: it may destroy the task. It resumes nothing.
@@ -107,6 +113,16 @@ public:
     static void* operator new(std::size_t size) { return frame_pool::allocate(size); }
     static void operator delete(void* frame, std::size_t size) noexcept { frame_pool::release(frame, size); }
 
+protected:
+    /// What has left the coroutine; unless its loop only waits for that to end the process.
+    std::exception_ptr caught() const noexcept {
+        auto failure = std::current_exception();
+        if (context_.on != nullptr) {
+            context_.on->end_if_doomed(failure);
+        }
+        return failure;
+    }
+
 private:
     std::coroutine_handle<> parent_;
     completion* notified_ = nullptr;
@@ -163,7 +179,7 @@ public:
     void return_value(U&& value) {
         outcome_.template emplace<1>(std::forward<U>(value));
     }
-    void unhandled_exception() noexcept { outcome_.template emplace<2>(std::current_exception()); }
+    void unhandled_exception() noexcept { outcome_.template emplace<2>(caught()); }
 
     bool failed() const noexcept { return outcome_.index() == 2; }
 
@@ -184,7 +200,7 @@ public:
     task<T&> get_return_object() noexcept;
 
     void return_value(T& value) noexcept { outcome_ = &value; }
-    void unhandled_exception() noexcept { outcome_ = std::current_exception(); }
+    void unhandled_exception() noexcept { outcome_ = caught(); }
 
     bool failed() const noexcept { return outcome_.index() == 1; }
 
@@ -205,7 +221,7 @@ public:
     task<void> get_return_object() noexcept;
 
     void return_void() const noexcept {}
-    void unhandled_exception() noexcept { failure_ = std::current_exception(); }
+    void unhandled_exception() noexcept { failure_ = caught(); }
 
     /// Until the task suspends for the first time: who awaits it, and owns the frame. Null: no longer.
     void start_for(await_link* from) noexcept { starter_ = from; }
@@ -246,8 +262,9 @@ private:
 /// when a job, a nursery, spawn() or run() starts it.
 ///
 /// Completes: when the coroutine returns; `co_await std::move(task)` gives its result.
-/// Fails:     with the exception that left the coroutine. Calling the coroutine throws std::bad_alloc where
-///            there is no memory for its frame.
+/// Fails:     with the exception that left the coroutine; std::logic_error for an empty task, which is one
+///            that was awaited or moved from. Calling the coroutine throws std::bad_alloc where there is no
+///            memory for its frame.
 /// Cancelled: with the scope that it runs in: what it waits for ends with operation_canceled, and the task
 ///            goes on from there. One that is never awaited never runs.
 /// Owns:      the frame, with the arguments of the call. A task that was started is not destroyed before it
@@ -268,6 +285,11 @@ public:
     explicit task(handle frame) noexcept : frame_(frame) {}
     /// Takes the frame of `other`, which is no task then.
     task(task&& other) noexcept : frame_(std::exchange(other.frame_, {})) {}
+    /// A task whose result is more than a T: of that the rest is dropped. One more frame.
+    template <class U>
+        requires(!std::same_as<U, T> && std::derived_from<U, T>)
+    task(task<U> other) : task(narrowed(std::move(other))) {}
+
     /// Exchanges the frames: that of this task goes with `other`.
     task& operator=(task&& other) noexcept {
         std::swap(frame_, other.frame_);
@@ -367,24 +389,51 @@ public:
     };
 
     /// Runs the task in the caller's scope; gives its result, or throws what it threw.
-    awaiter operator co_await() && noexcept { return awaiter(std::exchange(frame_, {})); }
+    awaiter operator co_await() && {
+        require();
+        return awaiter(std::exchange(frame_, {}));
+    }
 
     /// Runs the task in a scope of its own, below the caller's: `co_await std::move(task).within(inner)`.
-    awaiter within(scope& inner) && noexcept { return awaiter(std::exchange(frame_, {}), &inner); }
+    awaiter within(scope& inner) && {
+        require();
+        return awaiter(std::exchange(frame_, {}), &inner);
+    }
 
     /// Runs the task in `inner` to its end, however it ends: `co_await task.settled(inner)`; then take().
-    settler settled(scope& inner) & noexcept { return settler(frame_, &inner); }
+    settler settled(scope& inner) & {
+        require();
+        return settler(frame_, &inner);
+    }
 
     /// Gives the result of a task that has ended. Once.
     /// Fails: throws what the task threw.
-    T take() { return frame_.promise().take(); }
+    T take() {
+        require();
+        return frame_.promise().take();
+    }
     /// Whether a task that has ended threw.
     bool failed() const noexcept { return frame_.promise().failed(); }
 
-    /// For those who start tasks themselves (job.hpp); everybody else awaits.
+    /// Gives the frame, or none. For those who start tasks themselves (job.hpp); everybody else awaits.
     handle frame() const noexcept { return frame_; }
 
+    /// Throws std::logic_error where there is no frame.
+    void require() const {
+        if (!frame_) [[unlikely]] {
+            detail::refuse_empty_task();
+        }
+    }
+
+    /// Gives the frame away.
+    [[nodiscard]] handle release() noexcept { return std::exchange(frame_, {}); }
+
 private:
+    template <class U>
+    static task narrowed(task<U> wider) {
+        co_return co_await std::move(wider);
+    }
+
     handle frame_;
 };
 
@@ -403,6 +452,22 @@ inline task<void> task_promise_of<void>::get_return_object() noexcept {
 }
 
 }  // namespace detail
+
+/// A callable without arguments that gives a task<T>.
+template <class F, class T>
+concept task_function = std::invocable<F&> && std::same_as<std::invoke_result_t<F&>, task<T>>;
+
+/// Calls `function(arguments...)`, and keeps all of these until the task that it gives has ended. A closure
+/// that is a coroutine does not keep itself: `[text]() -> task<> {…}()` reads a `text` that is gone after its
+/// first wait, `co_invoke([text]() -> task<> {…})` does not.
+///
+/// Fails: with what the call throws, and with what the task does.
+template <class F, class... Arguments>
+    requires std::invocable<F&, Arguments...>
+std::invoke_result_t<F&, Arguments...> co_invoke(F function, Arguments... arguments) {
+    auto work = function(std::move(arguments)...);
+    co_return co_await std::move(work);
+}
 
 /// Gives the loop and the scope of the calling task: `co_await current_context()`. Never suspends.
 /// Example: examples/cpp/awaitable.cpp

@@ -1,7 +1,8 @@
 // zloop/when.hpp: several tasks at once: all of them, or the first of them.
 //
 // The tasks are started in order, at once, each in a scope of its own, and all of them have ended before
-// the await ends: who is not needed any more is cancelled and joined. They live in the frame of the task
+// the await ends: who is not needed any more is cancelled and joined, or, where the first has ended before
+// another was started, never starts: it has taken nothing then. They live in the frame of the task
 // that waits; a list of them is one allocation.
 #pragma once
 
@@ -48,6 +49,15 @@ public:
 
     group(const context& here, until rule) noexcept
         : op(&group::go_on), all(here.within), on(*here.on), rule_(rule) {}
+
+    /// Whether a task that has not begun is not needed any more: another one was the first to end.
+    bool passes_over() noexcept {
+        if (rule_ == until::first_failure || decisive_ == none) {
+            return false;
+        }
+        --left_;
+        return true;
+    }
 
     /// The task that has decided: ended first, or failed first.
     std::size_t decisive() const noexcept { return decisive_; }
@@ -107,12 +117,17 @@ public:
         group& home;
         task<T> work;
     };
-    explicit member(seed from) noexcept
-        : completion(&member::end), home_(from.home), own_(&home_.all), work_(std::move(from.work)) {}
+    explicit member(seed from)
+        : completion(&member::end), home_(from.home), own_(&home_.all), work_(std::move(from.work)) {
+        work_.require();
+    }
     member(const member&) = delete;
     member& operator=(const member&) = delete;
 
     void start(std::size_t index) noexcept {
+        if (home_.passes_over()) {
+            return;
+        }
         index_ = index;
         auto& promise = work_.frame().promise();
         bottom = &promise;

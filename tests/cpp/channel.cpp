@@ -1,6 +1,7 @@
 #include <zloop/channel.hpp>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -8,6 +9,7 @@
 #include <zloop/nursery.hpp>
 #include <zloop/sleep.hpp>
 #include <zloop/testing.hpp>
+#include <zloop/when.hpp>
 
 #include "catch.hpp"
 #include "probes.hpp"
@@ -258,14 +260,79 @@ TEST_CASE("a cancelled sender has sent nothing", "[channel]") {
     CHECK(on.join(second));
 }
 
-TEST_CASE("a value that was handed over wins over a cancel", "[channel]") {
+TEST_CASE("a value that was handed to who is cancelled before it runs is in the channel again", "[channel]") {
+    virtual_loop on;
+    channel<int> line(GENERATE(0u, 2u));
+    auto first = on.start(receive(line));
+    auto second = on.start(receive(line));
+    auto third = on.start(receive(line));
+    on.settle();
+    CHECK(line.try_send(1));
+    CHECK(line.try_send(2));
+    SECTION("for the next that waits") {
+        first.cancel();
+        CHECK(on.join(third).value() == 1);
+        CHECK(on.join(second).value() == 2);
+        CHECK(on.join(first).error() == std::errc::operation_canceled);
+    }
+    SECTION("in its place, behind a close as well") {
+        third.cancel();
+        second.cancel();
+        first.cancel();
+        CHECK(line.size() == 2);
+        CHECK(line.try_send(3) == (line.capacity() != 0));
+        line.close();
+        CHECK(on.join(first).error() == std::errc::operation_canceled);
+        CHECK(on.join(second).error() == std::errc::operation_canceled);
+        CHECK(on.join(third).error() == std::errc::operation_canceled);
+        CHECK(run(on, receive(line)).value() == 1);
+        CHECK(line.try_receive() == 2);
+        CHECK(line.try_receive() == (line.capacity() != 0 ? std::optional(3) : std::nullopt));
+        CHECK(run(on, receive(line)).error() == errc::closed);
+    }
+}
+
+TEST_CASE("the first of two channels gives its value, and the other keeps its own", "[channel][when_any]") {
+    virtual_loop on;
+    channel<int> one(GENERATE(0u, 1u)), other(1);
+    SECTION("both were waited for") {
+        auto either = on.start(when_any(receive(one), receive(other)));
+        on.settle();
+        CHECK(one.try_send(1));
+        CHECK(other.try_send(2));
+        const auto first = on.join(either);
+        CHECK(std::get<0>(first).value() == 1);
+    }
+    SECTION("both were there") {
+        auto sending = on.start(send(one, 1));
+        CHECK(other.try_send(2));
+        on.settle();
+        const auto first = run(on, when_any(receive(one), receive(other)));
+        CHECK(std::get<0>(first).value() == 1);
+        CHECK(on.join(sending));
+    }
+    CHECK(other.try_receive() == 2);
+}
+
+TEST_CASE("who waits at a channel that is destroyed goes on as cancelled", "[channel]") {
+    virtual_loop on;
+    auto line = std::make_unique<channel<int>>();
+    auto other = std::make_unique<channel<int>>();
+    auto receiving = on.start(receive(*line));
+    auto sending = on.start(send(*other, 1));
+    on.settle();
+
+    line.reset();
+    other.reset();
+    receiving.cancel();
+
+    CHECK(on.join(receiving).error() == std::errc::operation_canceled);
+    CHECK(on.join(sending).error() == std::errc::operation_canceled);
+}
+
+TEST_CASE("a value that was taken from a sender is sent, whatever is cancelled then", "[channel]") {
     virtual_loop on;
     channel<int> line;
-    auto receiving = on.start(receive(line));
-    on.settle();
-    CHECK(line.try_send(5));
-    receiving.cancel();
-    CHECK(on.join(receiving).value() == 5);
 
     auto sending = on.start(send(line, 6));
     on.settle();

@@ -119,3 +119,10 @@ TEST_CASE("our own errors have a category, a name and words", "[error]") {
     CHECK(ended != errc::limit_exceeded);
     CHECK(ended != system_error_code(1));
 }
+
+TEST_CASE("value_of is value(), for where that does not compile", "[error]") {
+    const result<std::string> none(std::errc::connection_refused);
+    CHECK_THROWS_AS(value_of(none), std::system_error);
+    CHECK(value_of(result<int>(3)) == 3);
+    CHECK_THROWS_AS(value_of(result<void>(std::errc::connection_refused)), std::system_error);
+}

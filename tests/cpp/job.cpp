@@ -261,3 +261,118 @@ TEST_CASE("a loop counts its live tasks and its wakes", "[job][loop]") {
     other.join();
     CHECK(on.stats().wakes == wakes + 1);
 }
+
+TEST_CASE("a job is joined once: who comes second is refused, and the first gets the result", "[job]") {
+    virtual_loop on;
+    auto work = []() -> task<int> {
+        (co_await sleep_for(1s)).value();
+        co_return 5;
+    };
+    auto working = on.start(work());
+    auto joins = [&]() -> task<int> { co_return co_await working.join(); };
+    auto first = on.start(joins());
+    auto second = on.start(joins());
+    on.settle();
+    CHECK_THROWS_AS(on.join(second), std::logic_error);
+
+    CHECK(on.join(first) == 5);
+
+    auto third = on.start(joins());
+    CHECK_THROWS_AS(on.join(third), std::logic_error);
+    CHECK_THROWS_AS(working.take(), std::logic_error);
+}
+
+TEST_CASE("the result of a job that has not ended is refused", "[job]") {
+    virtual_loop on;
+    auto running = on.start(nap(1s));
+    CHECK_THROWS_AS(running.take(), std::logic_error);
+    CHECK(on.join(running));
+}
+
+TEST_CASE("who is to be notified of a job that has ended is queued at once", "[job]") {
+    virtual_loop on;
+    auto running = on.start(nap(0s));
+    while (!running.done()) {
+        on.settle();
+    }
+    int notified = 0;
+    callback waiter([&] { ++notified; });
+    running.notify(waiter);
+    CHECK_THROWS_AS(running.notify(waiter), std::logic_error);
+    on.settle();
+    CHECK(notified == 1);
+}
+
+TEST_CASE("a detached task that was cancelled has not failed", "[job]") {
+    std::vector<std::string> reported;
+    {
+        virtual_loop on;
+        static_cast<void>(keep_failures(on));
+        auto needs = []() -> task<> { (co_await sleep_for(1h)).value(); };
+        spawn(on, needs());
+        on.settle();
+    }
+    virtual_loop on;
+    CHECK(keep_failures(on).empty());
+}
+
+TEST_CASE("a spawned callable is kept until its task has ended", "[job]") {
+    virtual_loop on;
+    std::string seen;
+    {
+        const std::string text(100, 'x');
+        spawn(on, [text, &seen]() -> task<> {
+            (co_await sleep_for(1s)).value();
+            seen = text;
+        });
+    }
+    on.advance(2s);
+    CHECK(seen == std::string(100, 'x'));
+}
+
+TEST_CASE("a job that an exception leaves ends the process, and the exception is told", "[job]") {
+    const auto said = dying([] {
+        virtual_loop on;
+        auto leaves = [&]() -> task<> {
+            job<result<void>> child(co_await current_context(), nap(1h));
+            co_await next_turn();
+            throw std::runtime_error("the first error");
+        };
+        run(on, leaves());
+    });
+    CHECK(said.signal == SIGABRT);
+    CHECK(contains(said.text, "a job was destroyed that has not ended, as an exception passed"));
+    CHECK(contains(said.text, "awaits sleep"));
+    CHECK(contains(said.text, "the exception that passed: the first error"));
+}
+
+TEST_CASE("a job that is left by an exception that is caught ends the process in its next turn", "[job]") {
+    const auto said = dying([] {
+        virtual_loop on;
+        auto leaves = [&]() -> task<> {
+            try {
+                job<result<void>> never_begun(co_await current_context(), nap(1h));
+                throw std::runtime_error("caught");
+            } catch (const std::exception& error) {
+                std::fprintf(stderr, "caught it: %s\n", error.what());
+            }
+            co_await next_turn();
+            std::fputs("went on\n", stderr);
+        };
+        run(on, leaves());
+    });
+    CHECK(said.signal == SIGABRT);
+    CHECK(contains(said.text, "caught it: caught"));
+    CHECK(!contains(said.text, "went on"));
+}
+
+TEST_CASE("a job that is left without an exception ends the process there", "[job]") {
+    const auto said = dying([] {
+        virtual_loop on;
+        { const job<result<void>> child(on, nap(1h)); }
+        std::fputs("went on\n", stderr);
+    });
+    CHECK(said.signal == SIGABRT);
+    CHECK(contains(said.text, "a job was destroyed that has not ended\n"));
+    CHECK(!contains(said.text, "went on"));
+}

@@ -693,3 +693,126 @@ TEST_CASE("a fork ends the loop that it inherited and leaves its parent's as it 
     CHECK(seen == "to the parent and the watcher");
     on->kernel().unwatch(readable);
 }
+
+TEST_CASE("a loop runs in the thread that turned it first", "[loop]") {
+    loop on(each_backend());
+    std::thread([&] { turn(on); }).join();
+    const auto refusal = [&](auto what) -> std::error_code {
+        try {
+            what();
+        } catch (const std::system_error& error) {
+            CHECK(std::string(error.what()).find("thread") != std::string::npos);
+            return error.code();
+        }
+        return {};
+    };
+    CHECK(refusal([&] { on.run_once(1ms); }) == std::errc::operation_not_permitted);
+    CHECK(refusal([&] { on.run(); }) == std::errc::operation_not_permitted);
+    CHECK(refusal([&] { std::thread([&] { CHECK_THROWS_AS(turn(on), std::system_error); }).join(); }) ==
+          std::error_code());
+}
+
+TEST_CASE("a loop is handed to another thread between two runs, where its backend can be", "[loop]") {
+    loop on(each_backend());
+    std::thread([&] {
+        turn(on);
+        CHECK(on.leave_thread() == (on.kernel().name() != "io_uring"));
+    }).join();
+
+    if (on.kernel().name() == "io_uring") {
+        CHECK_THROWS_AS(turn(on), std::system_error);
+    } else {
+        CHECK_NOTHROW(turn(on));
+    }
+}
+
+// As a guest of a host's loop.
+
+namespace {
+
+/// A host that sleeps in poll(2). False: it slept for a second, and nothing came.
+bool hosts(loop& guest, const std::function<bool()>& is_done) {
+    while (!is_done()) {
+        guest.run_once(0ns);
+        if (guest.has_ready() || is_done()) {
+            continue;
+        }
+        int patience_ms = 1000;
+        if (const auto next = guest.next_deadline(); next != time_point::max()) {
+            patience_ms =
+                static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(next - guest.now()).count());
+        }
+        if (!is_readable(guest.native_handle(), std::max(patience_ms, 0)) && patience_ms == 1000) {
+            return false;
+        }
+    }
+    return true;
+}
+
+}  // namespace
+
+TEST_CASE("a post wakes a loop whose host sleeps, each time", "[loop]") {
+    loop on(each_backend());
+    for (int round = 0; round < 3; ++round) {
+        bool came = false;
+        callback posted([&] { came = true; });
+        turn(on, 2);
+        std::thread other([&] {
+            std::this_thread::sleep_for(20ms);
+            on.post(posted);
+        });
+        CHECK(hosts(on, [&] { return came; }));
+        other.join();
+    }
+    CHECK(on.stats().wakes == 3);
+}
+
+TEST_CASE("a host's loop learns of readiness, of timers, and of what it cancels itself", "[loop]") {
+    loop on(each_backend());
+    connection with(on, GENERATE(kind::tcp, kind::unix_socket));
+    auto waits = [&](nanoseconds duration) -> task<result<void>> { co_return co_await sleep_for(duration); };
+    for (int round = 0; round < 3; ++round) {
+        job<std::string> reading(on, recv_text(with.socket, 10));
+        turn(on, 2);
+        std::thread peer([&] {
+            std::this_thread::sleep_for(20ms);
+            with.sends("hello");
+        });
+        CHECK(hosts(on, [&] { return reading.done(); }));
+        CHECK(reading.take() == "hello");
+        peer.join();
+    }
+    CHECK(on.next_deadline() == time_point::max());
+    job<result<void>> napping(on, waits(5ms));
+    CHECK(on.has_ready());
+    CHECK(hosts(on, [&] { return napping.done(); }));
+
+    job<std::string> idle(on, recv_text(with.socket, 10));
+    turn(on, 3);
+    CHECK(!on.has_ready());
+    idle.cancel();
+    CHECK(on.has_ready());  // or the host would sleep over it
+    CHECK(hosts(on, [&] { return idle.done(); }));
+    CHECK(idle.take() == message(std::errc::operation_canceled));
+}
+
+TEST_CASE("the scripted backend's loop has the same answers for a host", "[loop]") {
+    virtual_loop on;
+    bool came = false;
+    callback posted([&] { came = true; });
+    auto waits = []() -> task<result<void>> { co_return co_await sleep_for(1s); };
+    job<result<void>> napping(on, waits());
+    turn(on, 2);
+    CHECK(on.native_handle() == -1);
+    CHECK(!on.has_ready());
+    CHECK(on.next_deadline() == time_point(1s));
+
+    std::thread([&] { on.post(posted); }).join();
+    CHECK(on.stats().wakes == 1);
+    CHECK(on.has_ready());
+    turn(on);
+    CHECK(came);
+    CHECK(!on.has_ready());
+
+    on.join(napping).value();
+}

@@ -15,6 +15,8 @@
 
 using namespace zloop;
 using namespace std::chrono_literals;
+using support::contains;
+using support::dying;
 using support::nap;
 using support::thrown_by;
 using zloop::testing::virtual_loop;
@@ -376,4 +378,80 @@ TEST_CASE("a nursery of many tasks is joined without depth", "[nursery]") {
 
     CHECK(thrown_by(on, with_nursery(body)) == "one of many");
     CHECK(on.timers().empty());
+}
+
+TEST_CASE("a nursery is joined by one task at a time", "[nursery]") {
+    virtual_loop on;
+    bool refused = false;
+    auto work = [&]() -> task<> {
+        nursery children(co_await current_context());
+        children.spawn(needed_nap(1s));
+        auto joins = [&]() -> task<> {
+            try {
+                co_await children.join();
+            } catch (const std::logic_error&) {
+                refused = true;
+            }
+        };
+        job<> second(co_await current_context(), joins());
+        co_await children.join();
+        co_await second.join();
+        children.spawn(needed_nap(1s));
+        co_await children.join();
+    };
+    run(on, work());
+    CHECK(refused);
+}
+
+TEST_CASE("a nursery keeps a spawned callable until its task has ended", "[nursery]") {
+    virtual_loop on;
+    std::string seen;
+    auto body = [&](nursery& children) -> task<> {
+        const std::string text(100, 'x');
+        children.spawn([text, &seen]() -> task<> {
+            (co_await sleep_for(1s)).value();
+            seen += text;
+        });
+        children.spawn([text, &seen]() -> task<result<void>> {
+            auto slept = co_await sleep_for(2s);
+            seen += text;
+            co_return slept;
+        });
+        co_return;
+    };
+    run(on, with_nursery(body));
+    CHECK(seen == std::string(200, 'x'));
+}
+
+TEST_CASE("a nursery that an exception leaves ends the process, and the exception is told", "[nursery]") {
+    const auto said = dying([] {
+        virtual_loop on;
+        auto leaves = [&]() -> task<> {
+            nursery children(co_await current_context());
+            children.spawn(needed_nap(1h));
+            co_await next_turn();
+            throw std::runtime_error("the first error");
+        };
+        run(on, leaves());
+    });
+    CHECK(said.signal == SIGABRT);
+    CHECK(contains(said.text, "a nursery was destroyed with tasks in it, as an exception passed"));
+    CHECK(contains(said.text, "awaits sleep"));
+    CHECK(contains(said.text, "the exception that passed: the first error"));
+}
+
+TEST_CASE("with_nursery cannot be left before its tasks have ended", "[nursery]") {
+    virtual_loop on;
+    bool ended = false;
+    auto body = [&](nursery& children) -> task<> {
+        children.spawn([&]() -> task<> {
+            static_cast<void>(co_await sleep_for(1h));
+            ended = true;
+        });
+        co_await next_turn();
+        throw std::runtime_error("the first error");
+    };
+    CHECK(thrown_by(on, with_nursery(body)) == "the first error");
+    CHECK(ended);
+    CHECK(on.elapsed() == 0s);
 }

@@ -170,3 +170,19 @@ TEST_CASE("a cancelled send_file goes on from its count", "[send_file]") {
     CHECK(read_while(on, with, rest) == text);
     CHECK(rest.take().value() == text.size() - done.count);
 }
+
+TEST_CASE("send_file to a peer that has gone is an error and no signal, however much was sent",
+          "[send_file]") {
+    loop on(each_backend());
+    connection with(on, GENERATE(kind::tcp, kind::unix_socket));
+    const written_file from(pattern(100'000));
+    with.peer.reset();
+
+    std::error_code failure;
+    for (int tries = 0; tries < 50 && !failure;
+         ++tries) {  // what the kernel took before it knew counts as sent
+        failure = run(on, send_file(with.socket, from.file.get())).error;
+    }
+
+    CHECK((failure == std::errc::broken_pipe || failure == std::errc::connection_reset));
+}

@@ -338,3 +338,50 @@ TEST_CASE("whole messages are read and written without allocating", "[stream]") 
     }
     CHECK(probes::allocations() - before == 0);
 }
+
+TEST_CASE("a transfer that fails half way tells how far it came", "[stream]") {
+    scripted_stream with;
+    char room[8];
+    const auto buffer = std::as_writable_bytes(std::span(room));
+    SECTION("write_all") {
+        with.peer.takes(3).takes(2).fails_write(EPIPE);
+        const auto [error, count] = run(with.on, write_all(with.socket, bytes_of("12345678")));
+        CHECK(error == std::errc::broken_pipe);
+        CHECK(count == 5);
+    }
+    SECTION("write_all of parts") {
+        with.peer.takes(3).takes(2).fails_write(EPIPE);
+        const std::span<const std::byte> parts[] = {bytes_of("1234"), bytes_of("5678")};
+        const auto [error, count] = run(with.on, write_all(with.socket, parts));
+        CHECK(error == std::errc::broken_pipe);
+        CHECK(count == 5);
+    }
+    SECTION("write_all of parts, one after the other") {
+        wall to;
+        to.room = 5;
+        const std::span<const std::byte> parts[] = {bytes_of("1234"), bytes_of("5678")};
+        const auto [error, count] = run(with.on, write_all(to, parts));
+        CHECK(error == std::errc::no_space_on_device);
+        CHECK(count == 5);
+    }
+    SECTION("read_exactly, at the end") {
+        with.peer.receives("12345").ends();
+        const auto [error, count] = run(with.on, read_exactly(with.socket, buffer));
+        CHECK(error == errc::end_of_stream);
+        CHECK(count == 5);
+    }
+    SECTION("read_exactly, at its deadline") {
+        with.peer.receives("12345");
+        const auto [error, count] =
+            run(with.on, with_timeout(std::chrono::seconds(1), read_exactly(with.socket, buffer)));
+        CHECK(error == std::errc::timed_out);
+        CHECK(count == 5);
+    }
+    SECTION("write_all, at its deadline") {
+        with.peer.takes(3).takes(0);
+        const auto [error, count] =
+            run(with.on, with_timeout(std::chrono::seconds(1), write_all(with.socket, bytes_of("12345678"))));
+        CHECK(error == std::errc::timed_out);
+        CHECK(count == 3);
+    }
+}

@@ -1,10 +1,12 @@
 #include <zloop/sync.hpp>
 
+#include <memory>
 #include <string>
 #include <vector>
 
 #include <zloop/sleep.hpp>
 #include <zloop/testing.hpp>
+#include <zloop/when.hpp>
 
 #include "catch.hpp"
 #include "probes.hpp"
@@ -206,17 +208,40 @@ TEST_CASE("permits go to who waits longest", "[semaphore]") {
     CHECK(permits.available() == 1);
 }
 
-TEST_CASE("a permit that was handed on wins over a cancel", "[semaphore]") {
+TEST_CASE("a permit that was handed to who is cancelled before it runs goes to the next", "[semaphore]") {
     virtual_loop on;
     semaphore permits(0);
-    auto waiting = on.start(acquire(permits));
+    auto first = on.start(acquire(permits));
+    auto second = on.start(acquire(permits));
+    auto third = on.start(acquire(permits));
     on.settle();
 
     permits.release();
-    waiting.cancel();
+    first.cancel();
+    second.cancel();
+    third.cancel();
 
-    CHECK(on.join(waiting));
-    CHECK(permits.available() == 0);
+    CHECK(on.join(first).error() == std::errc::operation_canceled);
+    CHECK(on.join(second).error() == std::errc::operation_canceled);
+    CHECK(on.join(third).error() == std::errc::operation_canceled);
+    CHECK(permits.available() == 1);
+}
+
+TEST_CASE("the first of two acquires takes one permit", "[semaphore][when_any]") {
+    virtual_loop on;
+    semaphore one(0), other(0);
+    auto either = on.start(when_any(acquire(one), acquire(other)));
+    on.settle();
+    one.release();
+    other.release();
+    CHECK(on.join(either).index() == 0);
+    CHECK(one.available() == 0);
+    CHECK(other.available() == 1);
+
+    one.release();
+    CHECK(run(on, when_any(acquire(one), acquire(other))).index() == 0);
+    CHECK(one.available() == 0);
+    CHECK(other.available() == 1);
 }
 
 TEST_CASE("a cancelled acquire gets no permit and loses none", "[semaphore]") {
@@ -294,7 +319,8 @@ TEST_CASE("a moved guard holds the mutex once", "[mutex]") {
     CHECK(alone.try_lock());
 }
 
-TEST_CASE("a mutex that was handed on wins over a cancel", "[mutex]") {
+TEST_CASE("a mutex that was handed to who is cancelled before it runs is free, or the next one's",
+          "[mutex]") {
     virtual_loop on;
     mutex alone;
     auto held = alone.try_lock();
@@ -303,14 +329,18 @@ TEST_CASE("a mutex that was handed on wins over a cancel", "[mutex]") {
 
     held.unlock();
     CHECK(!alone.try_lock());
-    waiting.cancel();
+    auto next = on.start(lock(alone));
+    on.settle();
+    waiting.cancel();  // too late: it has run
 
     {
         const auto got = on.join(waiting).value();
         CHECK(got);
         CHECK(!alone.try_lock());
+        next.cancel();
     }
     CHECK(alone.try_lock());
+    CHECK(on.join(next).error() == std::errc::operation_canceled);
 }
 
 TEST_CASE("a cancelled lock has no mutex", "[mutex]") {
@@ -438,7 +468,7 @@ TEST_CASE("a cancelled condition has the mutex again, and nobody in it", "[condi
     CHECK(alone.try_lock());
 }
 
-TEST_CASE("a notification wins over a cancel", "[condition]") {
+TEST_CASE("a notification of who is cancelled before it runs wakes the next", "[condition]") {
     virtual_loop on;
     mutex alone;
     condition changed;
@@ -447,12 +477,68 @@ TEST_CASE("a notification wins over a cancel", "[condition]") {
         co_return (co_await changed.wait(held)).error();
     };
     auto waiting = on.start(waits());
+    auto next = on.start(waits());
     on.settle();
 
     changed.notify_one();
     waiting.cancel();
 
-    CHECK(on.join(waiting) == std::error_code());
+    CHECK(on.join(waiting) == std::errc::operation_canceled);
+    CHECK(on.join(next) == std::error_code());
+}
+
+TEST_CASE("who waits for what is destroyed goes on as cancelled", "[sync]") {
+    virtual_loop on;
+    auto happened = std::make_unique<event>();
+    auto permits = std::make_unique<semaphore>(0);
+    auto open = std::make_unique<latch>(1);
+    auto one = on.start(wait(*happened));
+    auto two = on.start(acquire(*permits));
+    auto three = on.start(wait(*open));
+    on.settle();
+
+    happened.reset();
+    permits.reset();
+    open.reset();
+    one.cancel();
+
+    CHECK(on.join(one).error() == std::errc::operation_canceled);
+    CHECK(on.join(two).error() == std::errc::operation_canceled);
+    CHECK(on.join(three).error() == std::errc::operation_canceled);
+}
+
+TEST_CASE("who was served by what is destroyed keeps what it got", "[sync]") {
+    virtual_loop on;
+    auto permits = std::make_unique<semaphore>(0);
+    auto waiting = on.start(acquire(*permits));
+    on.settle();
+
+    permits->release();
+    permits.reset();
+    waiting.cancel();
+
+    CHECK(on.join(waiting));
+}
+
+TEST_CASE("a condition that is destroyed with its mutex leaves its waiters without either", "[condition]") {
+    virtual_loop on;
+    struct guarded {
+        mutex alone;
+        condition changed;
+    };
+    auto shared = std::make_unique<guarded>();
+    auto waits = [](guarded& with) -> task<std::error_code> {
+        auto held = (co_await with.alone.lock()).value();
+        const auto outcome = co_await with.changed.wait(held);
+        CHECK(!held);
+        co_return outcome.error();
+    };
+    auto waiting = on.start(waits(*shared));
+    on.settle();
+
+    shared.reset();
+
+    CHECK(on.join(waiting) == std::errc::operation_canceled);
 }
 
 TEST_CASE("waits of all kinds end with their loop", "[sync]") {

@@ -4,7 +4,10 @@
 #include <string>
 #include <vector>
 
+#include <zloop/cancel.hpp>
+#include <zloop/sleep.hpp>
 #include <zloop/testing.hpp>
+#include <zloop/when.hpp>
 
 #include "catch.hpp"
 #include "probes.hpp"
@@ -323,4 +326,78 @@ TEST_CASE("tasks nest deeply", "[task]") {
     };
 
     CHECK(run(on, tower::climb(1'000)) == 1'000);
+}
+
+TEST_CASE("an empty task is refused, awaited or started", "[task]") {
+    virtual_loop on;
+    auto number = []() -> task<int> { co_return 1; };
+    auto nothing = []() -> task<> { co_return; };
+    auto twice = [&]() -> task<int> {
+        auto one = number();
+        int sum = co_await std::move(one);
+        sum += co_await std::move(one);
+        co_return sum;
+    };
+    auto moved = [&]() -> task<> {
+        auto one = nothing();
+        const auto other = std::move(one);
+        co_await std::move(one);
+    };
+    CHECK_THROWS_AS(run(on, twice()), std::logic_error);
+    CHECK_THROWS_AS(run(on, moved()), std::logic_error);
+    CHECK_THROWS_AS(run(on, task<int>()), std::logic_error);
+    CHECK_THROWS_AS(spawn(on, task<>()), std::logic_error);
+    CHECK_THROWS_AS(run(on, with_timeout(std::chrono::seconds(1), task<int>())), std::logic_error);
+    CHECK_THROWS_AS(run(on, shield(task<>())), std::logic_error);
+    CHECK_THROWS_AS(run(on, when_all(number(), task<int>())), std::logic_error);
+    CHECK_THROWS_AS(run(on, when_any(number(), task<int>())), std::logic_error);
+    CHECK_THROWS_AS(task<int>().take(), std::logic_error);
+    CHECK(on.timers().empty());
+    CHECK(on.stats().live == 0);
+    CHECK(!on.has_ready());
+}
+
+TEST_CASE("co_invoke keeps a closure and its arguments until its task has ended", "[task]") {
+    virtual_loop on;
+    const std::string text(100, 'x');
+    auto begun = [&] {
+        return co_invoke(
+            [text](std::string more) -> task<std::string> {
+                co_await next_turn();
+                co_return text + more;
+            },
+            std::string(50, 'y'));
+    };
+    CHECK(run(on, begun()) == text + std::string(50, 'y'));
+}
+
+TEST_CASE("a task of a derived result is one of its base", "[task]") {
+    struct detailed : result<void> {
+        int more = 3;
+    };
+    virtual_loop on;
+    auto work = []() -> task<detailed> { co_return detailed{}; };
+    task<result<void>> plain = work();
+    CHECK(run(on, std::move(plain)));
+}
+
+namespace {
+
+template <class T>
+task<T> generic(T number) {
+    value_of(co_await sleep_for(std::chrono::seconds(1)));
+    auto also = [](auto more) -> task<decltype(more)> {
+        const auto slept = co_await sleep_for(std::chrono::seconds(1));
+        slept.value();
+        co_return more;
+    };
+    co_return number + co_await also(number);
+}
+
+}  // namespace
+
+TEST_CASE("operations are awaited in templates and generic lambdas", "[task]") {
+    virtual_loop on;
+    CHECK(run(on, generic(2)) == 4);
+    CHECK(on.elapsed() == std::chrono::seconds(2));
 }

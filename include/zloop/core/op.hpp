@@ -9,6 +9,7 @@
 #include <zloop/config.hpp>
 
 #include <cassert>
+#include <utility>
 
 namespace zloop {
 
@@ -80,6 +81,27 @@ public:
             tail_ = nullptr;
         }
         return node;
+    }
+
+    /// Puts an op in front of all. Not for what has its turn in order.
+    void push_front(op& node) noexcept {
+        node.next = head_;
+        head_ = &node;
+        if (tail_ == nullptr) {
+            tail_ = &node;
+        }
+    }
+
+    /// Takes `node` out, if it is there: for one whose memory goes. O(n).
+    void remove(const op& node) noexcept {
+        op* before = nullptr;
+        for (op* each = head_; each != nullptr; before = std::exchange(each, each->next)) {
+            if (each == &node) {
+                (before != nullptr ? before->next : head_) = each->next;
+                tail_ = tail_ == each ? before : tail_;
+                return;
+            }
+        }
     }
 
     /// Moves every op of `other` behind ours, in order.

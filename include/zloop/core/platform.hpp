@@ -11,6 +11,8 @@
 
 #include <cerrno>
 #include <csignal>
+#include <cstddef>
+#include <cstdint>
 #include <ctime>
 
 #include <fcntl.h>
@@ -39,6 +41,19 @@ inline fd tamed(int descriptor) noexcept {
     }
     return made;
 }
+
+// Files of any size: a 32-bit C library's off_t has 32 bits, unless the program asks for more.
+#if defined(__GLIBC__) && __SIZEOF_LONG__ == 4
+inline constexpr int of_any_size = O_LARGEFILE;  ///< for open(2)
+inline ssize_t read_at(int file, void* into, std::size_t size, std::int64_t offset) noexcept {
+    return ::pread64(file, into, size, offset);
+}
+#else
+inline constexpr int of_any_size = 0;
+inline ssize_t read_at(int file, void* into, std::size_t size, std::int64_t offset) noexcept {
+    return ::pread(file, into, size, static_cast<off_t>(offset));
+}
+#endif
 
 /// What a send call is told, so that a peer that is gone is an error and no signal.
 #if defined(MSG_NOSIGNAL)
@@ -126,33 +141,41 @@ inline pipe_ends make_pipe() noexcept {
 #endif
 }
 
-/// Keeps SIGPIPE from this thread while it lives: write(2) knows no MSG_NOSIGNAL. Two system calls.
+/// Keeps SIGPIPE from this thread while it lives: write(2), sendfile(2) know no MSG_NOSIGNAL. Three system
+/// calls. What a call returns does not tell whether it has raised one: a sendfile(2) that is cut short by
+/// the peer's end raises it and returns what was sent before. So it is taken in any case.
 class no_sigpipe {
 public:
     no_sigpipe() noexcept {
-        errno = 0;  // what it is at the end is the call's
         // Unqualified: macros on macOS.
         sigemptyset(&signal_);
         sigaddset(&signal_, SIGPIPE);
         ::pthread_sigmask(SIG_BLOCK, &signal_, &before_);
+        // Where the program blocks it, one that is pending already is the program's.
+        keeps_ = sigismember(&before_, SIGPIPE) == 1 && is_pending();
+        errno = 0;  // what it is at the end is the call's
     }
     no_sigpipe(const no_sigpipe&) = delete;
     no_sigpipe& operator=(const no_sigpipe&) = delete;
     ~no_sigpipe() {
         const int error = errno;
-        if (error == EPIPE && sigismember(&before_, SIGPIPE) == 0) {
-            swallow();  // before it is let through; one that was blocked anyway is somebody else's
+        if (!keeps_) {
+            take();  // before it is let through, now or by the program later
         }
         ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
         errno = error;
     }
 
 private:
-    void swallow() const noexcept {
-#if defined(__APPLE__)
+    static bool is_pending() noexcept {
         sigset_t pending;
+        return ::sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE) == 1;
+    }
+
+    void take() const noexcept {
+#if defined(__APPLE__)
         int taken;
-        if (::sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE) == 1) {
+        if (is_pending()) {
             ::sigwait(&signal_, &taken);
         }
 #else
@@ -163,6 +186,7 @@ private:
 
     sigset_t signal_;
     sigset_t before_;
+    bool keeps_;
 };
 
 /// Keeps all signals from this thread while it lives. Leaves errno alone.

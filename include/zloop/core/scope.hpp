@@ -89,6 +89,12 @@ public:
     /// Forgets the operation, which has ended.
     void leave() noexcept { leaf_ = nullptr; }
 
+    /// Forgets what waits in it and below, which is never resumed any more: the process ends.
+    void forsake() noexcept {
+        leaf_ = nullptr;
+        first_child_ = nullptr;
+    }
+
 private:
     void cancel(bool through_shields) noexcept {
         unshielded_ = unshielded_ || through_shields;

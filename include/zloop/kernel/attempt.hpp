@@ -187,8 +187,13 @@ inline bool try_sendfile(sendfile_op& operation) noexcept {
     const no_sigpipe guard;  // sendfile(2) knows no MSG_NOSIGNAL
 #if defined(__linux__)
     return moved(operation, uninterrupted([&] {
+#if defined(__GLIBC__) && __SIZEOF_LONG__ == 4
+                     off64_t offset = operation.offset;
+                     return ::sendfile64(operation.fd, operation.file, &offset, operation.size);
+#else
                      off_t offset = operation.offset;
                      return ::sendfile(operation.fd, operation.file, &offset, operation.size);
+#endif
                  }));
 #else
     if (operation.size == 0) {

@@ -164,7 +164,8 @@ public:
     /// Gives its name, as ZLOOP_BACKEND has it.
     virtual std::string_view name() const noexcept = 0;
 
-    /// Gives a descriptor that is readable when wait() has something to do; -1 where there is none.
+    /// Gives a descriptor that is readable when wait() has something to do that came after the last submit();
+    /// -1 where there is none.
     virtual int native_handle() const noexcept = 0;
 
     /// Takes a non-blocking descriptor into service, until release() or close().
@@ -210,6 +211,9 @@ public:
     /// not in the next one.
     virtual void submit() noexcept {}
 
+    /// Whether a wait() would not sleep, as far as that is known here: native_handle() does not tell of it.
+    virtual bool has_something() const noexcept { return false; }
+
     /// Queues what the last wait() has found.
     virtual void collect() noexcept = 0;
 
@@ -220,6 +224,9 @@ public:
     /// Whether operations that were asked to end still hold on to their frames: a kernel that completes
     /// may need a wait() to let go of them.
     virtual bool settling() const noexcept { return false; }
+
+    /// Whether the first thread that waits is the only one that may.
+    virtual bool is_of_one_thread() const noexcept { return false; }
 
     /// Ends a wait() that sleeps, or the next one.
     /// Thread: any.

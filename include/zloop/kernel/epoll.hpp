@@ -182,9 +182,10 @@ private:
 #ifdef SYS_epoll_pwait2
         static std::atomic<bool> has_pwait2 = true;  // Linux 5.11
         if (has_pwait2.load(std::memory_order_relaxed)) {
-            timespec limit{};
-            limit.tv_sec = static_cast<time_t>(timeout / std::chrono::seconds(1));
-            limit.tv_nsec = static_cast<long>((timeout % std::chrono::seconds(1)).count());
+            // The kernel's, of 64 bits each; a 32-bit C library's timespec may have 32.
+            struct {
+                std::int64_t seconds, nanoseconds;
+            } const limit{timeout / std::chrono::seconds(1), (timeout % std::chrono::seconds(1)).count()};
             const long count = ::syscall(SYS_epoll_pwait2, epoll_, events_.data(), room, &limit, nullptr, 0);
             if (count >= 0 || (errno != ENOSYS && errno != EPERM)) {
                 return static_cast<int>(count);

@@ -298,7 +298,7 @@ private:
 
     bool sendfile(sendfile_op& operation) {
         std::string bytes(std::min<std::size_t>(operation.size, 64 * 1024), '\0');
-        const ssize_t count = ::pread(operation.file, bytes.data(), bytes.size(), operation.offset);
+        const ssize_t count = detail::read_at(operation.file, bytes.data(), bytes.size(), operation.offset);
         if (count <= 0) {
             return fail(operation, count < 0 ? errno : 0);
         }

@@ -126,6 +126,7 @@ struct kernel_time {
 };
 
 // Opcodes of control()
+inline constexpr unsigned register_event = 4;
 inline constexpr unsigned enable_rings = 12;
 inline constexpr unsigned register_buffer_ring = 22;
 

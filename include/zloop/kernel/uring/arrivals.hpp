@@ -95,6 +95,20 @@ public:
         return done;
     }
 
+    /// Puts bytes in front of what is there: who asked for them is cancelled. False: no memory.
+    static bool put_back(channel& at, const std::byte* from, std::size_t count) noexcept {
+        const auto room = static_cast<std::uint32_t>(count);
+        buffer* const kept = room == count ? buffer::make(room) : nullptr;
+        if (kept == nullptr) {
+            return false;
+        }
+        std::memcpy(kept->bytes(), from, count);
+        kept->end = room;
+        kept->users = 1;
+        at.received.push_front(*kept);
+        return true;
+    }
+
     /// Nobody will ask for what is there.
     void discard(channel& at) noexcept {
         while (!at.received.empty()) {

@@ -13,6 +13,8 @@
 
 #if ZLOOP_HAS_URING
 
+#include <atomic>
+
 #include <sys/eventfd.h>
 
 namespace zloop {
@@ -58,7 +60,25 @@ public:
     }
 
     std::string_view name() const noexcept override { return "io_uring"; }
-    int native_handle() const noexcept override { return requests_.ring().native_handle(); }
+    bool is_of_one_thread() const noexcept override { return true; }
+
+    /// Not the ring: who polls that is not told of work that the kernel leaves to our next system call
+    /// (DEFER_TASKRUN), which is all of it. An eventfd is; it is there for those who ask, as each completion
+    /// costs a write to it. What the kernel owes to a write to another eventfd it tells once and then never
+    /// again (seen on 6.18: the deferred signal of io_uring/eventfd.c), so wake() rings it, too.
+    int native_handle() const noexcept override {
+        if (!bell_) {
+            const detail::uring::ring& ring = requests_.ring();
+            const unsigned before = ring.has_work() || ring.has_completions() ? 1 : 0;
+            fd made(::eventfd(before, EFD_NONBLOCK | EFD_CLOEXEC));
+            if (!made || !requests_.is_reachable() || !ring.announce_to(made.get())) {
+                return ring.native_handle();
+            }
+            bell_ = std::move(made);
+            rung_.store(bell_.get(), std::memory_order_release);
+        }
+        return bell_.get();
+    }
 
     std::error_code attach(int fd) noexcept override {
         if (const auto error = reserve(fd)) {
@@ -143,11 +163,13 @@ public:
         unsigned wanted = 1;
         if (timeout == nanoseconds::zero() || ring.has_completions() || table_.has_listed()) {
             if (ring.prepared() == 0 && !ring.has_work()) {
+                silence_bell(false);
                 return {};
             }
             wanted = 0;
         }
         const int error = ring.enter(wanted, timeout);
+        silence_bell(false);
         switch (error) {
             case 0:
             case EINTR:
@@ -167,8 +189,14 @@ public:
             prepare();
             if (requests_.ring().prepared() != 0) {
                 requests_.ring().enter(0);  // what fails waits for the next wait()
+                silence_bell(requests_.ring().has_completions());
             }
         }
+    }
+
+    bool has_something() const noexcept override {
+        const detail::uring::ring& ring = requests_.ring();
+        return requests_.is_reachable() && (ring.prepared() != 0 || table_.has_listed());
     }
 
     void collect() noexcept override {
@@ -181,14 +209,35 @@ public:
     void wake() noexcept override {
         const std::uint64_t one = 1;
         detail::uninterrupted([&] { return ::write(wake_.get(), &one, sizeof one); });  // or a loop sleeps on
+        ring_bell();
     }
 
     void abandon() noexcept override {
         requests_.ring().abandon();
         wake_.reset();
+        rung_.store(-1, std::memory_order_relaxed);
+        bell_.reset();
     }
 
 private:
+    /// The bell was rung for what our own call has brought; and for `more`, which nobody has looked at yet.
+    void silence_bell(bool more) noexcept {
+        if (bell_) {
+            std::uint64_t count;
+            detail::uninterrupted([&] { return ::read(bell_.get(), &count, sizeof count); });
+            if (more || requests_.ring().has_work()) {
+                ring_bell();
+            }
+        }
+    }
+
+    void ring_bell() noexcept {
+        const std::uint64_t one = 1;
+        if (const int bell = rung_.load(std::memory_order_acquire); bell >= 0) {
+            detail::uninterrupted([&] { return ::write(bell, &one, sizeof one); });
+        }
+    }
+
     /// How often in a row the kernel may refuse to do anything, for want of memory.
     static constexpr int most_failures = 16;
 
@@ -293,6 +342,7 @@ private:
             }
         }
         collect();
+        silence_bell(requests_.ring().has_completions());
     }
 
     /// Nobody enters the ring any more, so the kernel does nothing there: operations that wait for its last
@@ -381,6 +431,8 @@ private:
     }
 
     fd wake_;
+    mutable fd bell_;                     // native_handle(), once somebody asked for it
+    mutable std::atomic<int> rung_ = -1;  // its number, for wake()
     bool wakes_ = false;
 };
 

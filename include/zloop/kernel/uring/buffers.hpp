@@ -60,6 +60,13 @@ public:
         size_bytes_ += filled.size();
     }
 
+    void push_front(buffer& filled) noexcept {
+        filled.next = first_;
+        first_ = &filled;
+        last_ = last_ != nullptr ? last_ : &filled;
+        size_bytes_ += filled.size();
+    }
+
     buffer& pop() noexcept {
         buffer& oldest = *first_;
         first_ = oldest.next;

@@ -9,6 +9,9 @@
 //     canceled   it was parked or queued, and is resumed in its turn: what it has waited for is kept
 //     done       its outcome is there, and it is queued to be told
 //
+// Who is cancelled has taken nothing: what a stopping or done recv(span) got from the kernel goes back in
+// front of what arrives for its channel. What is sent cannot be taken back: there the outcome says so.
+//
 // How each operation begins and what it does in its turn is operations.hpp's.
 //
 // Nothing in it is for users.
@@ -33,6 +36,11 @@ public:
             case phase::parked:
             case phase::queued:
             case phase::submitted: cancel(operation, table_.at(operation.fd)); break;
+            case phase::done:
+                if (operation.life == table_.life(operation.fd) && is_reachable(operation)) {
+                    give_back(operation, table_.at(operation.fd));
+                }
+                break;
             default: break;  // it is over, or asked to be; its channel may be gone
         }
     }
@@ -127,6 +135,9 @@ protected:
             }
             operation.size = static_cast<std::size_t>(seen.result);
             operation.error = 0;
+            if (asked) {
+                give_back(operation, at);
+            }
         } else if (is_stopped(seen.result) && !asked) {
             return false;
         } else {
@@ -169,6 +180,18 @@ protected:
     loans loans_;
 
 private:
+    bool is_reachable(const io_op& operation) const noexcept {
+        return operation.code == opcode::recv && requests_.is_reachable();
+    }
+
+    /// Takes back what a cancelled operation has received, where somebody can ask for it again.
+    static void give_back(io_op& operation, channel& at) noexcept {
+        if (operation.code == opcode::recv && operation.error == 0 && operation.size != 0 && at.byte_stream &&
+            !at.closed && arrivals::put_back(at, operation.data, operation.size)) {
+            fail(operation, ECANCELED);
+        }
+    }
+
     void cancel(io_op& operation, channel& at) noexcept {
         const lane way = lane_of(operation.code);
         switch (operation.state) {

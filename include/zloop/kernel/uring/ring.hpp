@@ -96,6 +96,10 @@ public:
 
     int native_handle() const noexcept { return fd_; }
 
+    /// From now on the kernel writes to `eventfd` when has_work() or has_completions() becomes true. False:
+    /// it refuses.
+    bool announce_to(int eventfd) const noexcept { return control(fd_, register_event, &eventfd, 1) >= 0; }
+
     /// Whether nothing of ours is read or written outside of enter(): so nothing is, once nobody calls that.
     bool works_in_enter_alone() const noexcept { return works_in_enter_alone_; }
 

@@ -98,6 +98,7 @@ static_assert(ours::queues_at == IORING_OFF_SQ_RING);
 static_assert(ours::submissions_at == IORING_OFF_SQES);
 static_assert(ours::enter_get_events == IORING_ENTER_GETEVENTS);
 static_assert(ours::enter_extended == IORING_ENTER_EXT_ARG);
+static_assert(ours::register_event == IORING_REGISTER_EVENTFD);
 static_assert(ours::enable_rings == IORING_REGISTER_ENABLE_RINGS);
 static_assert(ours::register_buffer_ring == IORING_REGISTER_PBUF_RING);
 

@@ -92,4 +92,32 @@ TEST_CASE("a loop that ends with thousands of operations in the kernel waits for
     CHECK(open_descriptors() == descriptors);
 }
 
+TEST_CASE("bytes that came to a cancelled read are there for the next one", "[uring]") {
+    if (!has_uring()) {
+        return;
+    }
+    loop on(uring());
+    connection with(on, GENERATE(kind::tcp, kind::unix_socket));
+    std::byte unused[10];
+    auto reads = [&](std::span<std::byte> room) -> task<result<std::size_t>> {
+        co_return co_await with.socket.recv(room);
+    };
+    job<result<std::size_t>> first(on, reads(unused));
+    turn(on, 3);
+    SECTION("which has them, and has not run yet") {
+        with.sends("hello");
+        queue_events(on);
+        first.cancel();
+    }
+    SECTION("while the kernel is asked to end it") {
+        first.cancel();
+        with.sends("hello");
+    }
+    CHECK(finish(on, first).error() == std::errc::operation_canceled);
+    with.sends(", world");
+    CHECK(run(on, recv_text(with.socket, 3)) == "hel");
+    CHECK(run(on, recv_text(with.socket, 2)) == "lo");
+    CHECK(run(on, receive_text(with.socket)) == ", world");
+}
+
 #endif
