@@ -362,7 +362,7 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
             raise
         except BaseException:
             transport.close()
-            await asyncio.shield(transport._wait())  # reaped, even when we are cancelled again
+            await asyncio.shield(transport._end())  # reaped, even when we are cancelled again
             raise
         return transport
 
