@@ -185,6 +185,7 @@ py::ref add_watch(LoopCore& core, watch_map& watches, zloop::direction toward, c
     const int descriptor = descriptor_of(given.lead);
     Handle* handle = new_handle(core, given.callback, given.rest, given.rest_count, given.context);
     const py::ref owner = py::ref::adopt(handle->self());
+    acceptor::forget_closed(core, descriptor);
     core.check_closed();  // again, as in call_soon
     auto watch = std::make_unique<descriptor_watch>(core, descriptor, toward, handle);
     std::unique_ptr<descriptor_watch>& place = watches[descriptor];  // from here on nothing throws
