@@ -29,6 +29,7 @@ from . import _zloop
 from ._zloop import LoopCore
 from .child import ChildTransport, is_ours_to_watch, thread_watcher
 
+
 atexit.register(_zloop._end_interpreter)
 
 
@@ -148,7 +149,18 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
     _thread_watcher: Any = None  # of children for whom there was no pidfd
 
     def __init__(self) -> None:
-        super().__init__(_Watched(self))
+        try:
+            super().__init__(_Watched(self))
+        except (
+            BaseException
+        ):  # no descriptor left, say: nothing stays of it, and __del__ finds it closed
+            for end in (getattr(self, "_ssock", None), getattr(self, "_csock", None)):
+                if end is not None:
+                    end.close()
+            self._selector = None  # a cycle
+            self._closed = True
+            self._drop()
+            raise
 
     def close(self) -> None:
         """asyncio.BaseEventLoop.close"""
