@@ -21,6 +21,7 @@ import operator
 import os
 import selectors
 import socket
+import threading
 from asyncio import base_events, constants, format_helpers, sslproto, trsock, unix_events
 from asyncio.log import logger
 from typing import Any
@@ -30,7 +31,30 @@ from ._zloop import LoopCore
 from .child import ChildTransport, is_ours_to_watch, thread_watcher
 
 
-atexit.register(_zloop._end_interpreter)
+class _LastAtExit:
+    """Stops the loops of daemon threads between the last atexit callback and the interpreter's end.
+
+    The callbacks may be waiting for an answer of such a loop, those too that were registered before us and
+    so are called after us. What runs after all of them is the end of the registry's references.
+    """
+
+    registered = False
+
+    @classmethod
+    def register(cls) -> None:
+        cls.registered = True
+        atexit.register(cls())
+
+    def __call__(self) -> None:
+        """Nothing yet."""
+
+    def __del__(self) -> None:
+        if threading.main_thread().is_alive():  # a program has emptied the registry, and goes on
+            type(
+                self
+            ).registered = False  # the next loop sees to it: here the registry is being emptied
+        else:
+            _zloop._end_interpreter()
 
 
 class _Watched:
@@ -149,6 +173,8 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
     _thread_watcher: Any = None  # of children for whom there was no pidfd
 
     def __init__(self) -> None:
+        if not _LastAtExit.registered:
+            _LastAtExit.register()
         try:
             super().__init__(_Watched(self))
         except (
