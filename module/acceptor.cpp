@@ -4,6 +4,7 @@
 
 #include <zloop/sleep.hpp>
 
+#include "loop_core.hpp"
 #include "names.hpp"
 #include "socket/transport.hpp"
 #include "sockets.hpp"
@@ -71,6 +72,10 @@ fiber acceptor::accept_loop(fiber::place& kept) {
             serve(std::move(connection));
             continue;
         }
+        if (!is_served(error.value())) {
+            leave();
+            break;
+        }
         report(error.value());
         try {
             if (!stopped_) {
@@ -79,9 +84,46 @@ fiber acceptor::accept_loop(fiber::place& kept) {
         } catch (const std::bad_alloc&) {  // not even for a timer
             continue;
         }
+        if (!stopped_ && !is_served(0)) {
+            leave();
+            break;
+        }
     }
     kept.end();
     delete this;
+}
+
+/// Whether the socket still is what we accept from, after `error`. Its owner may have closed it: asyncio's
+/// selector has forgotten it then, and tells nobody.
+bool acceptor::is_served(int error) noexcept {
+    if (error == EBADF || error == ECANCELED) {
+        return false;  // the number is in another's service, or nobody's
+    }
+    const py::ref number = py::try_call_method(sock.get(), core.state->str_fileno.get());
+    const long now = number ? PyLong_AsLong(number.get()) : -1;
+    PyErr_Clear();
+    return now == listening.native_handle();
+}
+
+void acceptor::forget_closed(LoopCore& core, int descriptor) noexcept {
+    const auto found = core.acceptors.find(descriptor);
+    if (found != core.acceptors.end() && !found->second->is_served(0)) {
+        acceptor& closed = *found->second;
+        core.acceptors.erase(found);
+        closed.stop();
+    }
+}
+
+/// Ends by itself, as stop() would. What we hold goes with us, from our coroutine.
+void acceptor::leave() noexcept {
+    stopped_ = true;
+    auto& known = loop_core(core.self()).acceptors;
+    for (auto each = known.begin(); each != known.end(); ++each) {
+        if (each->second == this) {
+            known.erase(each);
+            break;
+        }
+    }
 }
 
 void acceptor::serve(zloop::accepted connection) noexcept {

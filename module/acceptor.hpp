@@ -2,7 +2,8 @@
 //
 // What asyncio's _start_serving does, as a coroutine. The Python socket stays the owner of the
 // descriptor; we only have it in service. The loop finds acceptors by descriptor; a stopped one lets
-// go of everything at once and deletes itself when its coroutine has ended.
+// go of everything at once and deletes itself when its coroutine has ended. So does one whose socket was
+// closed behind its back: the number may be another's by now.
 #pragma once
 
 #include <zloop/listener.hpp>
@@ -11,6 +12,8 @@
 #include "loop_state.hpp"
 
 namespace zl {
+
+struct LoopCore;
 
 struct acceptor {
     /// Without TLS both `tls_terms` and `hand_over_to` are None. With it the former is what
@@ -30,6 +33,9 @@ struct acceptor {
 
     /// From here on it is on its own: it may be gone at the end.
     void stop() noexcept;
+
+    /// For who wants a descriptor for himself: ends the acceptor there if its socket was closed.
+    static void forget_closed(LoopCore& core, int descriptor) noexcept;
     zloop::loop& event_loop() const noexcept;
     int visit_all(visitproc visit, void* arg) const;
 
@@ -43,6 +49,8 @@ private:
     static bool is_ours(loop_state& on, const py::ref& tls, const py::ref& hand_over);
     static void report_birth(loop_state& on, const py::ref& protocol) noexcept;
     void report(int error) noexcept;
+    bool is_served(int error) noexcept;
+    void leave() noexcept;
 
     fiber::place running_;
     bool stopped_ = false;

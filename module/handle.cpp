@@ -58,14 +58,12 @@ H* allocate(module_state& state, PyTypeObject* type) {
 template <class H>
 H* make(loop_state& core, PyTypeObject* type, PyObject* callback, PyObject* const* args, std::size_t count,
         PyObject* context) {
-    const bool loop_runs = core.thread != 0;
     py::ref own_context;
     if (context != nullptr && context != Py_None) {
         own_context = py::ref::borrow(context);
     } else {
         own_context = py::ref::steal(PyContext_CopyCurrent());
     }
-    const bool hide_context = loop_runs && own_context.get() != context;
     py::ref tuple;
     if (count > H::most_inline) {
         tuple = py::ref::steal(PyTuple_New(static_cast<Py_ssize_t>(count)));
@@ -74,14 +72,16 @@ H* make(loop_state& core, PyTypeObject* type, PyObject* callback, PyObject* cons
         }
     }
     H* self = allocate<H>(*core.state, type);
-    // Nothing fails from here on, but the traceback of debug mode.
+    // Nothing fails from here on, but the traceback of debug mode; and nothing but that calls Python. Whether
+    // the collector sees the handle is decided when it is queued.
     if constexpr (std::is_same_v<H, TimerHandle>) {
         ::new (static_cast<zloop::timer_node*>(self)) zloop::timer_node(&H::run_in_turn);
+        self->hidden = H::shown;
     } else {
         ::new (static_cast<zloop::op*>(self)) zloop::op(&H::run_in_turn);
     }
     self->callback = Py_NewRef(callback);
-    if (hide_context) {
+    if (core.turning && own_context.get() != context) {
         PyObject_GC_UnTrack(own_context.get());
     }
     self->own_context = own_context.release();
@@ -99,15 +99,36 @@ H* make(loop_state& core, PyTypeObject* type, PyObject* callback, PyObject* cons
             self->inline_args[index] = Py_NewRef(args[index]);
         }
     }
-    if (!loop_runs) {
-        PyObject_GC_Track(self->self());
-    }
     if (core.debug) {
         py::ref owner = py::ref::adopt(self->self());
         self->source_traceback = py::call(core.state->extract_stack.get()).release();
         static_cast<void>(owner.release());
     }
     return self;
+}
+
+/// Leaves the timer to the loop, which shows it to the collector when it stops.
+void hide(loop_state& core, TimerHandle& handle) noexcept {
+    try {
+        core.hidden_timers.push_back(&handle);
+        handle.hidden = core.hidden_timers.size() - 1;
+    } catch (const std::bad_alloc&) {
+        handle.show();
+    }
+}
+
+/// The timer is shown, or ends.
+void forget_hidden(loop_state& core, TimerHandle& handle) noexcept {
+    if (handle.hidden == TimerHandle::shown) {
+        return;
+    }
+    TimerHandle* const last = core.hidden_timers.back();
+    core.hidden_timers.pop_back();
+    if (last != &handle) {
+        core.hidden_timers[handle.hidden] = last;
+        last->hidden = handle.hidden;
+    }
+    handle.hidden = TimerHandle::shown;
 }
 
 template <class H>
@@ -147,6 +168,9 @@ void destroy(PyObject* object) {
     PyObject_ClearWeakRefs(object);
     const py::ref loop = py::ref::adopt(self->core->self());
     module_state& state = *self->core->state;
+    if constexpr (std::is_same_v<H, TimerHandle>) {
+        forget_hidden(*self->core, *self);
+    }
     auto& free = free_list_of<H>(state);
     clear<H>(object);
     if (free.length < most_free && state.keeps_free_handles) {
@@ -304,11 +328,14 @@ py::ref basic_handle<Slots, Node>::invoke() noexcept {
     const py::ref called = py::ref::borrow(this->callback != nullptr ? this->callback : Py_None);
     py::ref result;
     if (this->args == nullptr) {
-        result = py::ref::adopt(PyObject_Vectorcall(called.get(), inline_args,
-                                                    inline_count | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr));
+        result = py::ref::adopt(py::staying_at_exit([&] {
+            return PyObject_Vectorcall(called.get(), inline_args,
+                                       inline_count | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr);
+        }));
     } else {
         const py::ref tuple = py::ref::adopt(PySequence_Tuple(this->args));
-        result = tuple ? py::ref::adopt(PyObject_Call(called.get(), tuple.get(), nullptr)) : nullptr;
+        result = py::ref::adopt(py::staying_at_exit(
+            [&] { return tuple ? PyObject_Call(called.get(), tuple.get(), nullptr) : nullptr; }));
     }
     if (PyContext_Exit(entered.get()) != 0) {
         return nullptr;
@@ -338,18 +365,21 @@ void basic_handle<Slots, Node>::run_callback() noexcept {
 /// From 3.14 on, whoever cancels a threadsafe handle from elsewhere can rely on it: the callback does not
 /// run, or it has returned. (asyncio.events._ThreadSafeHandle has a lock for it in every handle.)
 template <class Slots, class Node>
-void basic_handle<Slots, Node>::wait_for_callback() noexcept {
+void basic_handle<Slots, Node>::wait_for_callback() {
     if (core->thread == PyThread_get_thread_ident()) {
         return;
     }
     while (running) {
         awaited = true;
-        Py_BEGIN_ALLOW_THREADS
-        std::unique_lock lock(core->callback_mutex);
-        // The end may fall between our look at `running` and the wait: hence a limit.
-        core->callback_returned.wait_for(lock, std::chrono::milliseconds(5));
-        lock.unlock();
-        Py_END_ALLOW_THREADS
+        {
+            const py::without_gil it_may_return;
+            std::unique_lock lock(core->callback_mutex);
+            // The end may fall between our look at `running` and the wait: hence a limit.
+            core->callback_returned.wait_for(lock, std::chrono::milliseconds(5));
+        }
+        if (PyErr_CheckSignals() != 0) {  // Ctrl-C ends asyncio's wait for its lock, too
+            throw py::error_set{};
+        }
     }
     awaited = false;
 }
@@ -528,11 +558,16 @@ TimerHandle* new_timer_handle(loop_state& core, PyObject* callback, PyObject* co
 }
 
 template <class H>
-py::ref queue(loop_state& core, H& handle, bool from_another_thread) {
+py::ref queue(loop_state& core, H& handle, bool may_be_elsewhere) {
     py::ref owner = py::ref::adopt(handle.self());
-    core.check_closed();       // again: while it was made Python may have run, in another thread, too
+    // While it was made Python may have run, in another thread, too: only now it is known whether the loop is
+    // closed, and who runs it.
+    core.check_closed();
     Py_INCREF(handle.self());  // the queue's
-    if (from_another_thread && core.thread != PyThread_get_thread_ident()) {
+    if (!core.turning) {
+        handle.show();
+    }
+    if (may_be_elsewhere && core.thread != 0 && core.thread != PyThread_get_thread_ident()) {
         handle.show();  // the collector does not look into the inbox
         core.posted = true;
         core.loop->post(handle);
@@ -549,6 +584,19 @@ template py::ref queue(loop_state&, Handle&, bool);
 #if ZL_HAS_THREADSAFE_HANDLE
 template py::ref queue(loop_state&, ThreadSafeHandle&, bool);
 #endif
+
+py::ref arm(loop_state& core, TimerHandle& handle, zloop::time_point deadline) {
+    py::ref owner = py::ref::adopt(handle.self());
+    core.check_closed();  // again, as above
+    core.loop->arm(handle, deadline);
+    Py_INCREF(handle.self());  // the heap's
+    if (core.turning) {
+        hide(core, handle);
+    } else {
+        handle.show();
+    }
+    return owner;
+}
 
 void new_handles::add(PyObject* callback, std::initializer_list<PyObject*> args) {
     made_[count_++] =
@@ -624,6 +672,18 @@ void show_handle(zloop::op& node) noexcept {
         static_cast<ThreadSafeHandle&>(node).show();
     }
 #endif
+}
+
+void track_queued(loop_state& core) noexcept {
+    core.loop->take_inbox();
+    for (zloop::op* node = core.loop->ready().front(); node != nullptr; node = node->next) {
+        show_handle(*node);
+    }
+    for (TimerHandle* each : core.hidden_timers) {
+        each->hidden = TimerHandle::shown;
+        each->show();
+    }
+    core.hidden_timers.clear();
 }
 
 void drop_free_handles(module_state& state) noexcept {

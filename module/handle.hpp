@@ -11,7 +11,9 @@
 //
 // What is queued on a running loop can't be garbage, so the collector need not see it: handles, and the
 // contexts that only they hold, are tracked once they outlive their turn, or once the loop stops. (A
-// thousand queued callbacks made the collector a third of call_soon's cost.)
+// thousand queued callbacks made the collector a third of call_soon's cost.) The loop keeps a list of the
+// timers that are hidden in this way: what it shows when it stops is what was armed since it began, not all
+// that is armed, so that a run costs the same whatever is armed already.
 #pragma once
 
 #include <array>
@@ -101,7 +103,7 @@ struct basic_handle : Slots, Node {
 
     void drop_callback() noexcept;
     void drop_inline_args() noexcept;
-    void wait_for_callback() noexcept;
+    void wait_for_callback();
     int visit_all(visitproc visit, void* arg);
 };
 
@@ -125,6 +127,9 @@ using ThreadSafeHandle = Handle;
 
 struct TimerHandle : basic_handle<timer_handle_slots, zloop::timer_node> {
     double when_seconds;
+    std::size_t hidden;  // its place among the loop's hidden timers, or `shown`
+
+    static constexpr std::size_t shown = static_cast<std::size_t>(-1);
 
     py::ref cancel();
     py::ref get_when();
@@ -142,9 +147,13 @@ ThreadSafeHandle* new_threadsafe_handle(loop_state& core, PyObject* callback, Py
 TimerHandle* new_timer_handle(loop_state& core, PyObject* callback, PyObject* const* args, std::size_t count,
                               PyObject* context);
 
-/// Queues a new handle, and owns a reference to it until its turn; gives the caller's back.
+/// Queues a new handle, and owns a reference to it until its turn; gives the caller's back. What may come
+/// from another thread than the loop's, wakes the loop then.
 template <class H>
-py::ref queue(loop_state& core, H& handle, bool from_another_thread);
+py::ref queue(loop_state& core, H& handle, bool may_be_elsewhere);
+
+/// Arms a new handle for its `when_seconds`, and owns a reference to it likewise.
+py::ref arm(loop_state& core, TimerHandle& handle, zloop::time_point deadline);
 
 /// Several handles that are queued together, or not at all.
 class new_handles {
@@ -173,6 +182,9 @@ PyObject* handle_of(zloop::op& node) noexcept;
 
 /// Shows the handle that `node` is, if it is one.
 void show_handle(zloop::op& node) noexcept;
+
+/// Shows it all that is queued: the loop does not run any more.
+void track_queued(loop_state& core) noexcept;
 
 /// Makes the types. Throws ImportError when this Python lays asyncio's classes out in another way.
 void add_handle_types(PyObject* module, module_state& state);

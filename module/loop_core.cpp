@@ -129,14 +129,6 @@ void check_in_debug_mode(LoopCore& core, PyObject* callback, const char* method,
     py::call_method(core.self(), core.state->str_check_callback.get(), callback, py::text(method).get());
 }
 
-py::ref arm(LoopCore& core, TimerHandle* handle) {
-    py::ref owner = py::ref::adopt(handle->self());
-    core.check_closed();  // again, as in call_soon
-    core.loop->arm(*handle, deadline_of(handle->when_seconds));
-    Py_INCREF(handle->self());  // the heap's
-    return owner;
-}
-
 using watch_map = std::unordered_map<int, std::unique_ptr<descriptor_watch>>;
 
 /// Ends a watch; its handle is left. Calls no Python.
@@ -185,6 +177,7 @@ py::ref add_watch(LoopCore& core, watch_map& watches, zloop::direction toward, c
     const int descriptor = descriptor_of(given.lead);
     Handle* handle = new_handle(core, given.callback, given.rest, given.rest_count, given.context);
     const py::ref owner = py::ref::adopt(handle->self());
+    acceptor::forget_closed(core, descriptor);
     core.check_closed();  // again, as in call_soon
     auto watch = std::make_unique<descriptor_watch>(core, descriptor, toward, handle);
     std::unique_ptr<descriptor_watch>& place = watches[descriptor];  // from here on nothing throws
@@ -251,6 +244,7 @@ PyObject* create(PyTypeObject* type, PyObject*, PyObject*) noexcept {
         core.module = py::ref::borrow(PyType_GetModuleByDef(type, &module_definition));
         core.task_factory = py::none();
         core.thread_id = py::none();
+        core.closed = true;  // until __init__ says otherwise: one that never ran has nothing to warn of
         core.loop = std::make_unique<zloop::loop>();
         core.loop->use_wait_hook(&core.hooks);
 
@@ -386,8 +380,30 @@ void dealloc(PyObject* object) {
 // What the C++ loop asks of us.
 
 void loop_hooks::before_wait() noexcept {
+    look_at_signals();
     thread = PyEval_SaveThread();
     --core.state->awake;
+}
+
+/// Calls the handlers of signals that came since the last bytecode: the wait may be long. What they ask for,
+/// the loop has not seen when it decided how long. (So may the collector, which newer versions run here.)
+/// A signal that comes from here on ends the wait, or in the few instructions before it is left to asyncio's
+/// wakeup descriptor, which the loop watches, where there is one.
+void loop_hooks::look_at_signals() noexcept {
+    LoopCore& whole = static_cast<LoopCore&>(core);
+    zloop::loop& loop = *core.loop;
+    const auto next_timer = [&] {
+        return loop.timers().empty() ? zloop::time_point::max() : loop.timers().next();
+    };
+    const bool was_ready = loop.has_ready(), was_stopping = whole.stopping;
+    const zloop::time_point next = next_timer();
+    const bool failed = PyErr_CheckSignals() != 0;
+    if (failed) {
+        core.fail();
+    }
+    if (failed || loop.has_ready() != was_ready || whole.stopping != was_stopping || next_timer() < next) {
+        loop.kernel().wake();
+    }
 }
 
 void loop_hooks::after_wait() noexcept {
@@ -401,14 +417,18 @@ void loop_hooks::after_wait() noexcept {
             ::pause();
         }
     }
-    PyEval_RestoreThread(thread);
+    py::without_gil::take_again(thread);
     if (PyErr_CheckSignals() != 0) {
         core.fail();
     }
 }
 
 zloop::time_point loop_hooks::now() noexcept {
+    const bool was_stopping = static_cast<LoopCore&>(core).stopping;
     const py::ref seconds = py::try_call_method(core.self(), core.state->str_time.get());
+    if (static_cast<LoopCore&>(core).stopping != was_stopping) {
+        core.loop->kernel().wake();  // this turn is the last: it does not wait
+    }
     const double value = seconds ? PyFloat_AsDouble(seconds.get()) : -1.0;
     if (PyErr_Occurred()) {
         core.fail();
@@ -470,10 +490,9 @@ py::ref LoopCore::call_soon_threadsafe(const py::arguments& args) {
     if (debug) {
         check_in_debug_mode(*this, given.callback, "call_soon_threadsafe", true);
     }
-    const bool elsewhere = thread != 0 && thread != PyThread_get_thread_ident();
     return queue(*this,
                  *new_threadsafe_handle(*this, given.callback, given.rest, given.rest_count, given.context),
-                 elsewhere);
+                 true);
 }
 
 py::ref LoopCore::call_later(const py::arguments& args) {
@@ -501,7 +520,7 @@ py::ref LoopCore::call_later(const py::arguments& args) {
     TimerHandle* handle =
         new_timer_handle(*this, given.callback, given.rest, given.rest_count, given.context);
     handle->when_seconds = when;
-    return arm(*this, handle);
+    return arm(*this, *handle, deadline_of(handle->when_seconds));
 }
 
 py::ref LoopCore::call_at(const py::arguments& args) {
@@ -523,7 +542,7 @@ py::ref LoopCore::call_at(const py::arguments& args) {
     if (!PyFloat_CheckExact(given.lead)) {
         handle->when = Py_NewRef(given.lead);
     }
-    return arm(*this, handle);
+    return arm(*this, *handle, deadline_of(handle->when_seconds));
 }
 
 py::ref LoopCore::create_future() {
@@ -556,15 +575,21 @@ py::ref LoopCore::run_once() {
     }
     loop->begin_run();
     turning = true;
-    const at_exit turned{[this] { turning = false; }};
     ++state->awake;
     const at_exit asleep{[this] {
         --state->awake;
-        static_cast<void>(loop->leave_thread());  // as asyncio's: each run may be another thread's
+        if (loop) {
+            static_cast<void>(loop->leave_thread());  // as asyncio's: each run may be another thread's
+        }
     }};
-    const at_exit show_to_collector{[this] {
-        loop->take_inbox();
-        for_each_queued(*this, [](zloop::op& node) { show_handle(node); });
+    // A host that calls us says of no thread that it runs the loop: then it is ours.
+    const unsigned long said = std::exchange(thread, PyThread_get_thread_ident());
+    const at_exit end{[this, said] {
+        thread = said;
+        turning = false;
+        if (loop) {
+            track_queued(*this);
+        }
     }};
     do {
         raise_failure();  // of a callback outside of the loop's turns
@@ -742,6 +767,9 @@ void LoopCore::set_thread_id(PyObject* value) {
     }
     thread = number;
     thread_id = py::ref::borrow(value);
+    if (thread == 0 && loop && !turning) {
+        loop->take_inbox();  // the collector does not look into it
+    }
 }
 py::ref LoopCore::get_task_factory() { return task_factory; }
 void LoopCore::set_task_factory(PyObject* value) { task_factory = py::ref::borrow(value); }

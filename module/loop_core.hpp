@@ -39,6 +39,7 @@ struct loop_hooks final : zloop::wait_hook, zloop::clock_source {
     void before_wait() noexcept override;
     void after_wait() noexcept override;
     zloop::time_point now() noexcept override;
+    void look_at_signals() noexcept;
 
     loop_state& core;
     PyThreadState* thread = nullptr;
@@ -52,7 +53,6 @@ struct loop_core_fields {
     py::ref thread_id;  // an int, or None while the loop does not run
 
     bool stopping = false;
-    bool turning = false;   // _run_once() is at work
     bool own_time = false;  // time() is overridden
 
     std::unordered_map<int, std::unique_ptr<descriptor_watch>> readers, writers;

@@ -18,6 +18,7 @@
 namespace zl {
 
 struct transport;
+struct TimerHandle;
 
 struct loop_state_fields {
     module_state* state = nullptr;
@@ -29,6 +30,7 @@ struct loop_state_fields {
     bool closed = false;
     bool dropping = false;     // what is queued ends without calling Python
     bool in_callback = false;  // Python runs, called by the loop
+    bool turning = false;      // inside of _run_once(): what is queued is hidden from the collector
     bool posted = false;       // by another thread, since we looked last
 
     unsigned long thread = 0;                   // that runs the loop, or 0
@@ -38,6 +40,7 @@ struct loop_state_fields {
     held_sockets held;
     transport* transports = nullptr;             // open ones; one reference each
     std::vector<transport*> transport_of;        // the sockets' by descriptor; borrowed
+    std::vector<TimerHandle*> hidden_timers;     // that the collector does not see; borrowed
     std::unique_ptr<char[]> pipe_buffer;         // what is read from a pipe, until it is bytes
     std::unique_ptr<std::byte[]> datagram_room;  // to receive into, once there is a datagram transport
 

@@ -9,6 +9,7 @@
 #include <Python.h>
 #include <structmember.h>
 
+#include <cxxabi.h>
 #include <array>
 #include <cstddef>
 #include <new>
@@ -17,6 +18,8 @@
 #include <tuple>
 #include <type_traits>
 #include <utility>
+
+#include <unistd.h>
 
 namespace py {
 
@@ -29,6 +32,44 @@ struct object {
 
 /// Thrown when Python's error indicator is set.
 struct error_set {};
+
+#if PY_VERSION_HEX < 0x030E0000 && defined(__GLIBCXX__)
+/// `body()`, which may take the GIL. Where the interpreter is ending, CPython before 3.14 ends a daemon
+/// thread that takes it by pthread_exit(), which unwinds the stack. Frames of ours are no place for that:
+/// they are noexcept, or would give references back without the GIL. So the thread stays right here, for
+/// ever, as 3.14 itself has it. Costs nothing until then.
+template <class F>
+auto staying_at_exit(F&& body) {
+    try {
+        return body();
+    } catch (abi::__forced_unwind&) {
+        for (;;) {
+            ::pause();
+        }
+    }
+}
+#else
+template <class F>
+auto staying_at_exit(F&& body) {
+    return body();
+}
+#endif
+
+/// Lets go of the GIL, and takes it again at the end of the scope.
+class without_gil {
+public:
+    without_gil() noexcept : thread_(PyEval_SaveThread()) {}
+    without_gil(const without_gil&) = delete;
+    without_gil& operator=(const without_gil&) = delete;
+    ~without_gil() { take_again(thread_); }
+
+    static void take_again(PyThreadState* thread) noexcept {
+        staying_at_exit([thread] { PyEval_RestoreThread(thread); });
+    }
+
+private:
+    PyThreadState* thread_;
+};
 
 /// An owned reference, or none.
 class ref {
@@ -144,16 +185,20 @@ inline ref attribute(PyObject* object, const char* name) {
 template <class... Values>
 ref try_call(PyObject* callable, Values... values) noexcept {
     PyObject* arguments[] = {nullptr, values...};
-    return ref::adopt(PyObject_Vectorcall(callable, arguments + 1,
-                                          sizeof...(values) | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr));
+    return ref::adopt(staying_at_exit([&] {
+        return PyObject_Vectorcall(callable, arguments + 1,
+                                   sizeof...(values) | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr);
+    }));
 }
 
 /// `self.name(values...)`; null with the error set when it raises.
 template <class... Values>
 ref try_call_method(PyObject* self, PyObject* name, Values... values) noexcept {
     PyObject* arguments[] = {nullptr, self, values...};
-    return ref::adopt(PyObject_VectorcallMethod(
-        name, arguments + 1, (1 + sizeof...(values)) | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr));
+    return ref::adopt(staying_at_exit([&] {
+        return PyObject_VectorcallMethod(name, arguments + 1,
+                                         (1 + sizeof...(values)) | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr);
+    }));
 }
 
 inline ref checked(ref result) {
@@ -284,7 +329,7 @@ namespace detail {
 template <class F>
 PyObject* guarded(F&& body) noexcept {
     try {
-        return body().release();
+        return staying_at_exit(std::forward<F>(body)).release();
     } catch (const error_set&) {
     } catch (const std::bad_alloc&) {
         PyErr_NoMemory();

@@ -8,6 +8,7 @@ user has set goes on to serve; so does a thread where the kernel has no pidfd to
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import os
@@ -65,6 +66,38 @@ class ChildTransport(unix_events._UnixSubprocessTransport):
     """An asyncio.SubprocessTransport."""
 
     _pidfd: int | None = None  # -1 once the child is reaped; None while a thread watches it
+    _connecting: asyncio.Task[None] | None = None  # connects the pipes, once it has begun
+    _exited: asyncio.Future[None] | None = None  # for _end()
+
+    async def _connect_pipes(self, waiter: asyncio.Future[None] | None) -> None:
+        self._connecting = asyncio.current_task()
+        await super()._connect_pipes(waiter)
+
+    def _process_exited(self, returncode: int) -> None:
+        super()._process_exited(returncode)
+        if self._exited is not None and not self._exited.done():
+            self._exited.set_result(None)
+
+    async def _end(self) -> None:
+        """Wait for the end of a child that was closed while it was being started.
+
+        Who ends the program cancels its start and what connects its pipes: some may be connected and others
+        not, for ever. Then the connection is never lost, for which asyncio's _wait() may wait.
+        """
+        if self._returncode is None:
+            self._exited = self._loop.create_future()
+            await self._exited
+        if self._connecting is not None:
+            await asyncio.wait([self._connecting])
+        child = self._proc
+        if child is None:  # all was connected, and is lost already
+            return
+        for number, file in enumerate((child.stdin, child.stdout, child.stderr)):
+            connected = self._pipes.get(number)
+            if connected is not None:
+                connected.pipe.close()  # a grandchild may have the other end
+            elif file is not None:
+                file.close()
 
     def _start(self, **options: Any) -> None:
         super()._start(**options)

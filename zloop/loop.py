@@ -21,6 +21,7 @@ import operator
 import os
 import selectors
 import socket
+import threading
 from asyncio import base_events, constants, format_helpers, sslproto, trsock, unix_events
 from asyncio.log import logger
 from typing import Any
@@ -29,7 +30,31 @@ from . import _zloop
 from ._zloop import LoopCore
 from .child import ChildTransport, is_ours_to_watch, thread_watcher
 
-atexit.register(_zloop._end_interpreter)
+
+class _LastAtExit:
+    """Stops the loops of daemon threads between the last atexit callback and the interpreter's end.
+
+    The callbacks may be waiting for an answer of such a loop, those too that were registered before us and
+    so are called after us. What runs after all of them is the end of the registry's references.
+    """
+
+    registered = False
+
+    @classmethod
+    def register(cls) -> None:
+        cls.registered = True
+        atexit.register(cls())
+
+    def __call__(self) -> None:
+        """Nothing yet."""
+
+    def __del__(self) -> None:
+        if threading.main_thread().is_alive():  # a program has emptied the registry, and goes on
+            type(
+                self
+            ).registered = False  # the next loop sees to it: here the registry is being emptied
+        else:
+            _zloop._end_interpreter()
 
 
 class _Watched:
@@ -148,7 +173,20 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
     _thread_watcher: Any = None  # of children for whom there was no pidfd
 
     def __init__(self) -> None:
-        super().__init__(_Watched(self))
+        if not _LastAtExit.registered:
+            _LastAtExit.register()
+        try:
+            super().__init__(_Watched(self))
+        except (
+            BaseException
+        ):  # no descriptor left, say: nothing stays of it, and __del__ finds it closed
+            for end in (getattr(self, "_ssock", None), getattr(self, "_csock", None)):
+                if end is not None:
+                    end.close()
+            self._selector = None  # a cycle
+            self._closed = True
+            self._drop()
+            raise
 
     def close(self) -> None:
         """asyncio.BaseEventLoop.close"""
@@ -362,7 +400,7 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
             raise
         except BaseException:
             transport.close()
-            await asyncio.shield(transport._wait())  # reaped, even when we are cancelled again
+            await asyncio.shield(transport._end())  # reaped, even when we are cancelled again
             raise
         return transport
 

@@ -201,10 +201,13 @@ py::ref sendfile(SockOperation& self) {
     const auto count = try_call(
         [&] {
             off_t offset = self.offset;
-            PyThreadState* const thread = PyEval_SaveThread();
-            const ssize_t moved = ::sendfile(fd, self.file, &offset, std::min(self.size - self.done, most));
-            const int error = errno;
-            PyEval_RestoreThread(thread);
+            ssize_t moved;
+            int error;
+            {
+                const py::without_gil others_run;
+                moved = ::sendfile(fd, self.file, &offset, std::min(self.size - self.done, most));
+                error = errno;
+            }
             errno = error;
             return moved;
         },

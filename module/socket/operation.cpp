@@ -2,6 +2,7 @@
 
 #include "operation.hpp"
 
+#include "../acceptor.hpp"
 #include "../sockets.hpp"
 
 namespace zl {
@@ -131,6 +132,11 @@ py::ref SockOperation::park(bool until_ready) {
 
 void SockOperation::watch() {
     std::error_code error = core->loop->kernel().watch(*this);
+    if (error == std::errc::device_or_resource_busy) {
+        acceptor::forget_closed(*core, fd);
+        core->check_closed();
+        error = core->loop->kernel().watch(*this);
+    }
     if (error == std::errc::device_or_resource_busy) {
         // A transport's, asyncio's words say; or another operation's; or that of a callback, which goes, as
         // it does in asyncio.

@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 import threading
+import time
 import warnings
 import weakref
 
@@ -227,7 +228,120 @@ def test_the_transports_of_a_closed_loop_say_that_it_is_closed(new_loop):
         gc.collect()
 
 
+# What could not be made.
+
+
+def test_a_loop_without_descriptors_is_an_oserror_and_nothing_else():
+    """Nothing leaks, and half a loop has nothing to say when it is dropped."""
+    out = check_program(
+        """
+        import asyncio, gc, os, resource
+        import zloop
+
+        def descriptors():
+            return sorted(map(int, os.listdir("/proc/self/fd")))[:-1]  # the last is of listdir
+
+        zloop.run(asyncio.sleep(0))
+        gc.collect()
+        before = descriptors()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        outcomes = set()
+        for spare in range(1, 9):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (before[-1] + spare, hard))
+            try:
+                zloop.new_event_loop().close()
+                outcomes.add("made")
+            except OSError:
+                outcomes.add("OSError")
+            gc.collect()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert descriptors() == before, spare
+        zloop.run(asyncio.sleep(0))
+        print(sorted(outcomes))
+        """,
+        options=("-W", "always"),
+    )
+    assert out == "['OSError', 'made']\n"
+
+
+def test_a_loop_whose_init_never_ran_is_closed_and_says_nothing():
+    """One of a subclass that raises first, say."""
+
+    class Fails(zloop.Loop):
+        def __init__(self):
+            raise ZeroDivisionError
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ZeroDivisionError):
+            Fails()
+        gc.collect()
+        bare = zloop.Loop.__new__(zloop.Loop)
+        assert bare.is_closed()
+        with pytest.raises(RuntimeError, match="Event loop is closed"):
+            bare.call_soon(print)
+        del bare
+        gc.collect()
+
+
 # Dropping.
+
+
+@quiet
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("kept", [True, False])
+def test_cycles_through_timers_of_a_dropped_loop_are_collected(new_loop, kept):
+    """Armed before a run, in it, between two, and cancelled; held by what they call, or by the loop alone."""
+    kind = type(new_loop())
+
+    class Thing:
+        def __init__(self, loop, cancels=False):
+            timer = loop.call_later(3600, self.called, loop)
+            things.append(weakref.ref(self))
+            if kept or cancels:
+                self.timer = timer
+            if cancels:
+                timer.cancel()
+
+        def called(self, loop): ...
+
+    def run(loop):
+        loop.call_soon(Thing, loop)
+        loop.call_soon(Thing, loop, True)
+        loop.call_later(0, Thing, loop)
+        loop.call_later(0.001, loop.stop)
+        loop.run_forever()
+
+    things = []
+    loop = kind()
+    Thing(loop)
+    run(loop)
+    Thing(loop)
+    run(loop)
+    references = [weakref.ref(loop), *things]
+    assert len(references) == 9
+    del loop
+    gc.collect()
+    assert [each() for each in references] == [None] * 9
+
+
+def test_a_run_costs_the_same_whatever_timers_are_armed(loop):
+    def cost():
+        costs = []
+        for _ in range(200):
+            loop.call_soon(loop.stop)
+            begin = time.perf_counter()
+            loop.run_forever()
+            costs.append(time.perf_counter() - begin)
+        return min(costs)
+
+    alone = cost()
+    timers = [loop.call_later(3600, int) for _ in range(20_000)]
+    loop.call_soon(lambda: timers.extend(loop.call_later(3600, int) for _ in range(20_000)))
+    beside_many = cost()
+    for timer in timers:
+        timer.cancel()
+    assert beside_many < alone * 5  # it was a hundred times as much
 
 
 def test_a_loop_dropped_open_warns(new_loop):

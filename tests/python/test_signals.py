@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 import socket
@@ -321,3 +322,69 @@ async def test_sigchld_of_ours_and_child_processes_live_together(loop):
     await asyncio.wait_for(called.wait(), PATIENCE)
     process.wait()
     loop.remove_signal_handler(signal.SIGCHLD)
+
+
+def interrupt_it(loop):
+    raise KeyboardInterrupt
+
+
+# What a handler may ask for; each ends run_forever().
+ASKS = {
+    "stop": lambda loop: loop.stop(),
+    "call_soon": lambda loop: loop.call_soon(loop.stop),
+    "call_soon_threadsafe": lambda loop: loop.call_soon_threadsafe(loop.stop),
+    "call_later": lambda loop: loop.call_later(0.001, loop.stop),
+    "raise": interrupt_it,
+}
+
+
+@pytest.mark.parametrize("asks", ASKS)
+def test_a_signal_between_the_last_bytecode_and_the_wait_is_handled_before_it(loop, asks):
+    """The signal comes in a callback that runs no bytecode, and nothing else is there to run."""
+    kill = ctypes.CDLL(None).kill
+    slept = []
+
+    def sleeps_on():
+        slept.append("until the next event")
+        loop.stop()
+
+    def handle(*_):
+        ASKS[asks](loop)
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        timer = loop.call_later(PATIENCE, sleeps_on)
+        for _ in range(3):
+            loop.call_soon(kill, os.getpid(), int(signal.SIGUSR1))
+            try:
+                loop.run_forever()
+            except KeyboardInterrupt:
+                assert asks == "raise"
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        timer.cancel()
+    assert slept == []
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="there cancel() waits for the callback")
+def test_ctrl_c_ends_the_wait_for_a_callback_in_another_thread(loop):
+    """As it ends asyncio's wait for the handle's lock."""
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def callback():
+        begun.set()
+        goes_on.wait(PATIENCE)
+
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    handle = loop.call_soon_threadsafe(callback)
+    assert begun.wait(PATIENCE)
+    threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            handle.cancel()
+        assert not goes_on.is_set()
+    finally:
+        goes_on.set()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()

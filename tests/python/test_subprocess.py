@@ -17,6 +17,8 @@ import pytest
 from helpers import PATIENCE, check_program, kernel_was_asked, turns
 from test_memory_safety import check
 
+import zloop
+
 PIPE = asyncio.subprocess.PIPE
 DEVNULL = asyncio.subprocess.DEVNULL
 POLICIES = sys.version_info < (3, 14)  # a user can choose who watches children
@@ -705,3 +707,66 @@ def test_anything_may_be_done_to_a_child_in_any_callback():
     warnings.simplefilter("ignore", ResourceWarning)
     zloop.run(main(), debug=False)
     """)
+
+
+def children():
+    """Those of this process that were not reaped."""
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        return file.read().split()
+
+
+@pytest.fixture
+def lifeline():
+    """A descriptor that is readable once the test is over: whoever waits for that ends then."""
+    reading, writing = os.pipe()
+    yield reading
+    os.close(writing)
+    os.close(reading)
+
+
+@pytest.mark.parametrize("program", ["exec cat <&{0}", "cat <&{0} & exec cat <&{0}", "exit 3"])
+@pytest.mark.parametrize("options", [{}, {"stdin": PIPE, "stdout": PIPE, "stderr": PIPE}])
+def test_a_program_that_ends_while_a_child_is_being_started_ends(program, options, lifeline):
+    """asyncio.run() cancels what starts the child and what connects its pipes. (asyncio's may wait for ever.)"""
+
+    async def main(count):
+        starting = asyncio.create_task(
+            asyncio.create_subprocess_shell(
+                program.format(lifeline), pass_fds=[lifeline], **options
+            )
+        )
+        await turns(count)
+        return starting
+
+    async def cancel_all():
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def end(child):
+        child._transport.close()
+        await child.wait()
+
+    before = children()
+    for count in range(12):
+        with asyncio.Runner(loop_factory=zloop.new_event_loop) as runner:
+            starting = runner.run(main(count))
+            runner.run(cancel_all())
+            assert starting.done()
+            if not starting.cancelled():  # it was as fast
+                runner.run(end(starting.result()))
+    assert children() == before
+
+
+async def test_a_start_that_is_cancelled_waits_for_no_grandchild(zloop_loop, lifeline):
+    """It may have a pipe's other end for as long as it likes."""
+    starting = asyncio.create_task(
+        asyncio.create_subprocess_shell(
+            f"cat <&{lifeline} & exec cat <&{lifeline}", pass_fds=[lifeline], stdout=PIPE
+        )
+    )
+    await turns(1)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(starting, PATIENCE)

@@ -12,7 +12,7 @@ import sys
 import weakref
 
 import pytest
-from helpers import PATIENCE, Recorder, check_program, reset, turns
+from helpers import PATIENCE, Recorder, check_program, kernel_was_asked, reset, turns
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
@@ -599,3 +599,62 @@ async def test_start_server_of_streams(loop):
         writer.close()
         await writer.wait_closed()
         await asyncio.wait_for(served.wait(), PATIENCE)
+
+
+@pytest.mark.parametrize("how", ["transport", "watched", "awaited", "server", "nothing"])
+async def test_a_listener_that_its_user_closed_is_forgotten_in_silence(zloop_loop, errors, how):
+    """Whoever has its number next is left alone; nobody is told of errors. (In asyncio the next one
+    to read there is never told of anything.)"""
+    loop = zloop_loop
+    listening = socket.create_server(("127.0.0.1", 0))
+    name, number = listening.getsockname(), listening.fileno()
+    ended = await loop.create_server(Recorder, sock=listening)
+    await kernel_was_asked()
+    listening.close()  # and not the server, which asyncio then can't close either
+    serving = Serving(loop)
+    if how == "server":
+        server = await serving.start()
+        assert server.sockets[0].fileno() == number
+        (await serving.connect()).close()
+        await serving.until_accepted(1)
+    elif how != "nothing":
+        one, other = socket.socketpair()
+        assert one.fileno() == number
+        one.setblocking(False)
+        other.setblocking(False)
+        if how == "transport":
+            transport, protocol = await loop.create_connection(Recorder, sock=one)
+            await loop.sock_sendall(other, b"x")
+            await protocol.until_received(1)
+        elif how == "awaited":
+            receiving = loop.create_task(loop.sock_recv(one, 1))
+            await turns(2)
+            other.send(b"x")
+            assert await asyncio.wait_for(receiving, PATIENCE) == b"x"
+        else:
+            called = asyncio.Event()
+            loop.add_reader(one, called.set)
+            other.send(b"x")
+            await asyncio.wait_for(called.wait(), PATIENCE)
+    for _ in range(3):
+        await kernel_was_asked()
+    with socket.socket() as sock, pytest.raises(ConnectionRefusedError):
+        sock.setblocking(False)
+        await loop.sock_connect(sock, name)
+    assert errors == [] and ended.sockets
+    if how == "transport":
+        await loop.sock_sendall(other, b"y")
+        await protocol.until_received(2)
+        transport.close()
+        await protocol.until("connection_lost")
+        other.close()
+    elif how in ("watched", "awaited"):
+        assert loop.remove_reader(one) == (how == "watched")
+        one.close()
+        other.close()
+    elif how == "server":
+        (await serving.connect()).close()
+        await serving.until_accepted(2)
+        server.close()
+        for each in serving.protocols:
+            await each.until("connection_lost")
