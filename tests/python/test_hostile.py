@@ -263,7 +263,7 @@ def test_a_chain_of_handles_is_freed_however_long_it_is(kind: str, schedule: str
 loop = new_loop()
 last = None
 f = lambda *_: None
-for _ in range(150_000):
+for _ in range(100_000):
     last = loop.{schedule}
 turn(loop, 0.2)
 del last
@@ -279,7 +279,7 @@ def test_a_chain_of_operations_is_freed_however_long_it_is() -> None:
 loop = new_loop()
 one, other = pair()
 last = None
-for _ in range(150_000):
+for _ in range(100_000):
     last = loop.sock_recv_into(one, last)
 del last
 loop.close()
@@ -703,7 +703,7 @@ CAPABILITIES = [
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_an_operation_fails_for_want_of_memory_and_no_more(capability: str) -> None:
     pytest.importorskip("_testcapi", reason="its set_nomemory() makes Python's allocators fail")
-    run("no_memory.py", "python", capability, 40)
+    run("no_memory.py", "python", capability, 30)
 
 
 @pytest.fixture(scope="session")
