@@ -593,7 +593,7 @@ py::ref LoopCore::run_once() {
     }};
     do {
         raise_failure();  // of a callback outside of the loop's turns
-        loop->run_once(stopping ? zloop::nanoseconds::zero() : zloop::loop::forever);
+        loop->turn(stopping ? zloop::nanoseconds::zero() : zloop::loop::forever);
         held.push_all();
         raise_failure();
     } while (!stopping);

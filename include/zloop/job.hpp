@@ -181,7 +181,7 @@ T run(loop& on, task<T> work) {
     job<T> running(on, std::move(work));
     try {
         while (!running.done()) {
-            on.run_once();
+            on.turn();
         }
     } catch (...) {
         on.shut_down();

@@ -248,6 +248,13 @@ public:
     ///        in a fork of the loop's process.
     void run_once(nanoseconds limit = forever) {
         check_caller();
+        turn(limit);
+    }
+
+    /// Makes a turn as run_once() does, for who has called begin_run() in this thread.
+    /// Fails: as run_once() does, but does not ask for the thread.
+    void turn(nanoseconds limit = forever) {
+        check_process();
         limit = std::max(limit, nanoseconds::zero());
         interrupted_ = false;
         take_inbox();
@@ -269,7 +276,7 @@ public:
         begin_run();
         stopping_ = false;
         while (!stopping_) {
-            run_once();
+            turn();
         }
     }
     /// Ends run() after this turn.
@@ -399,10 +406,14 @@ private:
     // A wait may fail for a while, for want of memory; those frames are in use until it does not.
     static constexpr int most_failed_waits = 64;
 
-    void check_caller() {
+    void check_process() const {
         if (is_inherited()) {
             throw std::logic_error("a loop does not run in a fork of its process; make a new one");
         }
+    }
+
+    void check_caller() {
+        check_process();
         if (const unsigned here = detail::thread_number(); here != thread_) {
             if (thread_ != 0) {
                 throw std::system_error(std::make_error_code(std::errc::operation_not_permitted),
