@@ -30,13 +30,13 @@ test: $(venv)/zloop  ## what one runs before a commit: C++, Python, the suites o
 	@tools/test $(wheels) $(CHECKS)
 
 .PHONY: test-all
-test-all: $(venv)/zloop  ## that, and all else: sanitizers, other levels, packaging, uvloop's suite, modes
+test-all: $(venv)/zloop  ## that, and all else: sanitizers, other levels, packaging, the suites of uvloop, anyio and aiohttp, modes
 	@pip install -q --disable-pip-version-check --group howto
 	@status=0; tools/test $(wheels) || status=1; tools/test $(wheels) --rest || status=1; exit $$status
 
 .PHONY: conformance
-conformance: $(venv)/zloop  ## the suites of CPython, of uvicorn and of uvloop, on zloop
-	@tools/test $(wheels) cpython uvicorn uvloop
+conformance: $(venv)/zloop  ## the suites of CPython, uvicorn, uvloop, anyio and aiohttp, on zloop
+	@tools/test $(wheels) cpython uvicorn uvloop anyio aiohttp
 
 .PHONY: conformance-sid
 conformance-sid:  ## CPython's suite and the Python tests on 3.14 and 3.15, in a Debian sid root

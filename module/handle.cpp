@@ -90,6 +90,7 @@ H* make(loop_state& core, PyTypeObject* type, PyObject* callback, PyObject* cons
     self->is_cancelled = false;
     self->running = false;
     self->awaited = false;
+    self->taken = false;
     self->inline_count = 0;
     if (tuple) {
         self->args = tuple.release();
@@ -632,6 +633,59 @@ PyObject* handle_of(zloop::op& node) noexcept {
     return nullptr;
 }
 
+namespace {
+
+/// Calls `visit` with the handle that `node` is.
+template <class Visit>
+void visit_handle(zloop::op& node, Visit visit) noexcept {
+    if (node.run == &Handle::run_in_turn) {
+        visit(static_cast<Handle&>(node));
+    } else if (node.run == &TimerHandle::run_in_turn) {
+        visit(static_cast<TimerHandle&>(static_cast<zloop::timer_node&>(node)));
+    }
+#if ZL_HAS_THREADSAFE_HANDLE
+    if (node.run == &ThreadSafeHandle::run_in_turn) {
+        visit(static_cast<ThreadSafeHandle&>(node));
+    }
+#endif
+}
+
+template <class H>
+zloop::op* return_if_taken(const loop_state& core, PyObject* object) noexcept {
+    auto& handle = *reinterpret_cast<H*>(object);
+    if (handle.core != &core || !std::exchange(handle.taken, false)) {
+        return nullptr;
+    }
+    Py_INCREF(object);
+    return &handle;
+}
+
+}  // namespace
+
+py::ref take_handle(zloop::op& node) noexcept {
+    visit_handle(node, [](auto& handle) {
+        handle.show();
+        handle.taken = true;
+    });
+    return py::ref::adopt(handle_of(node));
+}
+
+zloop::op* return_handle(const loop_state& core, PyObject* object) noexcept {
+    const auto* const type = reinterpret_cast<PyObject*>(Py_TYPE(object));
+    if (type == core.state->handle_type.get()) {
+        return return_if_taken<Handle>(core, object);
+    }
+    if (type == core.state->timer_handle_type.get()) {
+        return return_if_taken<TimerHandle>(core, object);
+    }
+#if ZL_HAS_THREADSAFE_HANDLE
+    if (type == core.state->threadsafe_handle_type.get()) {
+        return return_if_taken<ThreadSafeHandle>(core, object);
+    }
+#endif
+    return nullptr;
+}
+
 void add_handle_types(PyObject* module, module_state& state) {
     const py::ref events = py::import("asyncio.events");
     const py::ref handle = py::attribute(events.get(), "Handle");
@@ -662,16 +716,7 @@ void add_handle_types(PyObject* module, module_state& state) {
 }
 
 void show_handle(zloop::op& node) noexcept {
-    if (node.run == &Handle::run_in_turn) {
-        static_cast<Handle&>(node).show();
-    } else if (node.run == &TimerHandle::run_in_turn) {
-        static_cast<TimerHandle&>(static_cast<zloop::timer_node&>(node)).show();
-    }
-#if ZL_HAS_THREADSAFE_HANDLE
-    if (node.run == &ThreadSafeHandle::run_in_turn) {
-        static_cast<ThreadSafeHandle&>(node).show();
-    }
-#endif
+    visit_handle(node, [](auto& handle) { handle.show(); });
 }
 
 void track_queued(loop_state& core) noexcept {

@@ -66,6 +66,7 @@ struct basic_handle : Slots, Node {
     bool is_cancelled;
     bool running;
     bool awaited;  // cancel() in another thread waits for the callback to return
+    bool taken;    // out of the queue by hand, before its turn
 
     PyObject* self() noexcept { return reinterpret_cast<PyObject*>(this); }
 
@@ -179,6 +180,11 @@ void schedule(loop_state& core, PyObject* callback, std::initializer_list<PyObje
 
 /// The handle that `node` is, or null when it is another kind of op.
 PyObject* handle_of(zloop::op& node) noexcept;
+
+/// For who turns the loop by hand: the handle of an op that has left the queue, whose reference it owned; and
+/// the op of a handle of `core` that was taken so, for the queue to own again, or null of any other object.
+py::ref take_handle(zloop::op& node) noexcept;
+zloop::op* return_handle(const loop_state& core, PyObject* object) noexcept;
 
 /// Shows the handle that `node` is, if it is one.
 void show_handle(zloop::op& node) noexcept;

@@ -131,41 +131,134 @@ void check_in_debug_mode(LoopCore& core, PyObject* callback, const char* method,
 
 using watch_map = std::unordered_map<int, std::unique_ptr<descriptor_watch>>;
 
-/// Ends a watch; its handle is left. Calls no Python.
-py::ref end_watch(LoopCore& core, std::unique_ptr<descriptor_watch> watch) noexcept {
+/// What is left of a watch: to be dropped, which may do anything, once all else is done.
+struct ended_watch {
+    py::ref handle, object, former;
+    explicit operator bool() const noexcept { return static_cast<bool>(handle); }
+};
+
+/// Ends a watch. Calls no Python.
+ended_watch end_watch(LoopCore& core, std::unique_ptr<descriptor_watch> watch) noexcept {
     core.loop->kernel().unwatch(*watch);
-    py::ref handle = py::ref::borrow(watch->handle->self());
+    ended_watch left{py::ref::borrow(watch->handle->self()), std::move(watch->object),
+                     std::move(watch->former)};
     if (watch->queued) {
         watch->removed = true;
         static_cast<void>(watch.release());  // its turn frees it
     }
-    return handle;
+    return left;
 }
 
 /// Takes a watch away; its handle is left, or none. Calls no Python: what is to be done with the handle may,
 /// and do anything.
-py::ref take_watch(LoopCore& core, watch_map& watches, int descriptor) noexcept {
+ended_watch take_watch(LoopCore& core, watch_map& watches, int descriptor) noexcept {
     const auto found = watches.find(descriptor);
     if (found == watches.end()) {
-        return nullptr;
+        return {};
     }
     std::unique_ptr<descriptor_watch> watch = std::move(found->second);
     watches.erase(found);
     const zloop::direction toward = watch->toward;
-    py::ref handle = end_watch(core, std::move(watch));
+    ended_watch left = end_watch(core, std::move(watch));
     SockOperation::next_in_line(core, descriptor, toward);
-    return handle;
+    return left;
 }
 
 void cancel(const py::ref& handle) { reinterpret_cast<Handle*>(handle.get())->cancel(); }
 
 bool remove_watch(LoopCore& core, watch_map& watches, int descriptor) {
-    const py::ref handle = take_watch(core, watches, descriptor);
-    if (!handle) {
+    const ended_watch left = take_watch(core, watches, descriptor);
+    if (left) {
+        cancel(left.handle);
+    }
+    return static_cast<bool>(left);
+}
+
+// As whom a descriptor is watched. asyncio's selector keeps the object that it was given, and finds by it
+// what was closed before it was removed; so do we. What was closed and never removed has no claim to the next
+// one with its number: remove_reader() of it finds nothing.
+
+struct watched_object {
+    int descriptor = -1;  // -1: nobody's
+    bool closed = false;  // it has no number any more
+    bool former = false;  // and another one is watched under that which it had
+};
+
+watched_object find_watched(const LoopCore& core, PyObject* object) noexcept {
+    watched_object found;
+    for (const watch_map* watches : {&core.readers, &core.writers}) {
+        for (const auto& [descriptor, watch] : *watches) {
+            if (watch->object.get() == object) {
+                return {descriptor, true, false};
+            }
+            if (watch->former.get() == object) {
+                found = {descriptor, true, true};
+            }
+        }
+    }
+    return found;
+}
+
+/// Whose descriptor `object` is, or was when it was watched. Throws what descriptor_of() does of a stranger.
+watched_object watched_object_of(const LoopCore& core, PyObject* object, int (*number_of)(PyObject*)) {
+    try {
+        return {number_of(object), false, false};
+    } catch (const py::error_set&) {
+        if (PyLong_Check(object) || !PyErr_ExceptionMatches(PyExc_ValueError)) {
+            throw;
+        }
+        const watched_object found = find_watched(core, object);
+        if (found.descriptor < 0) {
+            throw;
+        }
+        PyErr_Clear();
+        return found;
+    }
+}
+
+/// Whether `object` still has that number. Calls Python.
+bool has_descriptor(PyObject* object, int descriptor) {
+    try {
+        return descriptor_of(object) == descriptor;
+    } catch (const py::error_set&) {
+        if (!PyErr_ExceptionMatches(PyExc_Exception)) {
+            throw;
+        }
+        PyErr_Clear();
         return false;
     }
-    cancel(handle);
-    return true;
+}
+
+struct watched_as {
+    py::ref object, former;
+};
+
+/// As whom `descriptor` is watched from now on. As the selector's, a key belongs to who came first, for both
+/// directions, until it is closed. Calls Python.
+watched_as name_watch(const LoopCore& core, const watch_map& watches, int descriptor, PyObject* given) {
+    const descriptor_watch* known = nullptr;
+    for (const watch_map* each : {&watches, &core.readers, &core.writers}) {
+        const auto found = known == nullptr ? each->find(descriptor) : each->end();
+        known = found != each->end() ? found->second.get() : known;
+    }
+    watched_as named{PyLong_Check(given) ? nullptr : py::ref::borrow(given), nullptr};
+    const py::ref first = known != nullptr ? known->object : nullptr;
+    if (first && first.get() != given) {
+        (has_descriptor(first.get(), descriptor) ? named.object : named.former) = first;
+    }
+    return named;
+}
+
+/// The callback of a descriptor that is closed already is another one: it is not the kernel's business.
+void replace_callback(const watch_map& watches, int descriptor, Handle& handle) {
+    const auto found = watches.find(descriptor);
+    if (found == watches.end()) {
+        py::raise_os_error(std::make_error_code(std::errc::bad_file_descriptor));
+    }
+    Py_INCREF(handle.self());
+    const py::ref before = py::ref::adopt(std::exchange(found->second->handle, &handle)->self());
+    handle.show();
+    cancel(before);  // last: what it drops may do anything
 }
 
 py::ref add_watch(LoopCore& core, watch_map& watches, zloop::direction toward, const py::arguments& args) {
@@ -174,14 +267,24 @@ py::ref add_watch(LoopCore& core, watch_map& watches, zloop::direction toward, c
         py::raise(PyExc_TypeError, "a descriptor and a callback are required");
     }
     core.check_closed();
-    const int descriptor = descriptor_of(given.lead);
+    const auto [descriptor, closed, former] = watched_object_of(core, given.lead, descriptor_of);
+    if (former) {
+        py::raise(PyExc_ValueError, "Invalid file descriptor: -1");
+    }
     Handle* handle = new_handle(core, given.callback, given.rest, given.rest_count, given.context);
     const py::ref owner = py::ref::adopt(handle->self());
     acceptor::forget_closed(core, descriptor);
+    watched_as named = name_watch(core, watches, descriptor, given.lead);
     core.check_closed();  // again, as in call_soon
+    if (closed) {
+        replace_callback(watches, descriptor, *handle);
+        return owner;
+    }
     auto watch = std::make_unique<descriptor_watch>(core, descriptor, toward, handle);
+    watch->object = named.object;
+    watch->former = named.former;
     std::unique_ptr<descriptor_watch>& place = watches[descriptor];  // from here on nothing throws
-    const py::ref before = place ? end_watch(core, std::move(place)) : nullptr;
+    const ended_watch before = place ? end_watch(core, std::move(place)) : ended_watch{};
     std::error_code error = core.loop->kernel().watch(*watch);
     if (SockOperation* const other = error ? SockOperation::on(core, descriptor, toward) : nullptr) {
         other->give_way();
@@ -195,12 +298,20 @@ py::ref add_watch(LoopCore& core, watch_map& watches, zloop::direction toward, c
         SockOperation::next_in_line(core, descriptor, toward);
     }
     if (before) {
-        cancel(before);  // last: what it drops may do anything
+        cancel(before.handle);  // last: what it drops may do anything
     }
     if (error) {
         py::raise_os_error(error);
     }
     return owner;
+}
+
+py::ref remove_watched(LoopCore& core, watch_map& watches, PyObject* object) {
+    if (!core.loop || core.closed) {
+        return py::boolean(false);
+    }
+    const auto [descriptor, closed, former] = watched_object_of(core, object, known_descriptor_of);
+    return py::boolean(!former && remove_watch(core, watches, descriptor));
 }
 
 /// False: there is none on that descriptor.
@@ -296,6 +407,8 @@ int traverse(PyObject* object, visitproc visit, void* arg) {
     for (const watch_map* watches : {&core.readers, &core.writers}) {
         for (const auto& [descriptor, watch] : *watches) {
             visit_once(watch->handle->self());
+            visit_once(watch->object.get());
+            visit_once(watch->former.get());
         }
     }
     for (transport* each = core.transports; each != nullptr; each = each->next) {
@@ -336,8 +449,8 @@ void drop_everything(LoopCore& core) noexcept {
     }
     for (watch_map* watches : {&core.readers, &core.writers}) {
         while (!watches->empty()) {
-            const py::ref handle = take_watch(core, *watches, watches->begin()->first);
-            reinterpret_cast<Handle*>(handle.get())->forget();
+            const ended_watch left = take_watch(core, *watches, watches->begin()->first);
+            reinterpret_cast<Handle*>(left.handle.get())->forget();
         }
     }
     core.loop->shut_down();  // C++ tasks leave the timers and the descriptors by themselves
@@ -556,6 +669,11 @@ py::ref LoopCore::create_task(const py::arguments& args) {
     if (args.count != 1 || args.keyword_count() != 0 || debug || closed || task_factory.get() != Py_None) {
         return call_inherited("create_task", args);
     }
+    const py::ref inherited =
+        py::ref::steal(PyObject_GetAttr(state->stock_loop.get(), state->str_create_task.get()));
+    if (inherited.get() != state->stock_create_task.get()) {  // who traces tasks wraps it, on asyncio's class
+        return call_inherited("create_task", args);
+    }
     PyObject* arguments[] = {nullptr, args.values[0], self()};
     const py::ref task = py::ref::steal(PyObject_GetAttr(state->tasks.get(), state->str_Task.get()));
     return py::ref::steal(PyObject_Vectorcall(task.get(), arguments + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET,
@@ -574,6 +692,7 @@ py::ref LoopCore::run_once() {
         py::raise(PyExc_RuntimeError, "This event loop is already running");
     }
     loop->begin_run();
+    const bool until_stop = std::exchange(turns_until_stop, false);
     turning = true;
     ++state->awake;
     const at_exit asleep{[this] {
@@ -596,8 +715,110 @@ py::ref LoopCore::run_once() {
         loop->turn(stopping ? zloop::nanoseconds::zero() : zloop::loop::forever);
         held.push_all();
         raise_failure();
-    } while (!stopping);
+    } while (until_stop && !stopping);
     return py::none();
+}
+
+// A turn by hand, for hosts that replace _run_once() by Python of their own: nest_asyncio's asks a selector,
+// then takes what is ready one by one and runs it, from inside of a callback of ours, too. A handle is taken
+// out of the queue as itself. Any other op stays there until it is run: nobody could own it outside.
+
+py::ref LoopCore::gather(PyObject* timeout) {
+    check_closed();
+    zloop::nanoseconds limit = zloop::loop::forever;
+    if (timeout != Py_None) {
+        const double seconds = seconds_from(PyFloat_AsDouble(timeout));
+        limit = deadline_of(seconds).time_since_epoch();
+        check_closed();
+    }
+    held.push_all();  // of the callback that we are in, too: its end may wait for what that brings
+    raise_failure();
+    loop->begin_run();
+    const bool alone = !turning;  // else the turn that we are in counts as awake already
+    state->awake += alone ? 1 : 0;
+    const at_exit asleep{[this, alone] {
+        state->awake -= alone ? 1 : 0;
+        if (alone && loop) {
+            static_cast<void>(loop->leave_thread());
+        }
+    }};
+    loop->gather(loop->has_ready() ? zloop::nanoseconds::zero() : limit);
+    loop->interrupt();
+    raise_failure();
+    return py::none();
+}
+
+py::ref LoopCore::count_ready() {
+    long long count = 0;
+    if (loop) {
+        for (const zloop::op_queue* queue : {&loop->ready(), &loop->behind()}) {
+            for (const zloop::op* node = queue->front(); node != nullptr; node = node->next) {
+                ++count;
+            }
+        }
+    }
+    return py::integer(count);
+}
+
+py::ref LoopCore::list_ready() {
+    py::ref list = py::ref::steal(PyList_New(0));
+    // Before anything is allocated, which may collect garbage and so run callbacks: what is there now.
+    std::vector<py::ref> handles;
+    if (loop) {
+        for (zloop::op* node = loop->ready().front(); node != nullptr; node = node->next) {
+            if (PyObject* handle = handle_of(*node)) {
+                show_handle(*node);
+                handles.push_back(py::ref::borrow(handle));
+            }
+        }
+    }
+    for (const py::ref& handle : handles) {
+        if (PyList_Append(list.get(), handle.get()) != 0) {
+            throw py::error_set{};
+        }
+    }
+    return list;
+}
+
+py::ref LoopCore::take_ready() {
+    if (!loop || (loop->ready().empty() && loop->behind().empty())) {
+        py::raise(PyExc_IndexError, "pop from an empty deque");
+    }
+    zloop::op& node = loop->take_ready();
+    if (handle_of(node) != nullptr) {
+        return take_handle(node);
+    }
+    loop->put_back(node);
+    return py::none();
+}
+
+py::ref LoopCore::run_ready() {
+    check_closed();
+    if (!loop->ready().empty() || !loop->behind().empty()) {
+        zloop::op& node = loop->take_ready();
+        node.run(node);
+        raise_failure();
+    }
+    return py::none();
+}
+
+py::ref LoopCore::put_back(const py::arguments& args) {
+    if (args.count != 2) {
+        py::raise(PyExc_TypeError, "_put_back(handle, in_front)");
+    }
+    const bool in_front = py::truth(args.values[1]);
+    check_closed();
+    zloop::op* const node = return_handle(*this, args.values[0]);
+    if (node == nullptr) {
+        return py::boolean(false);
+    }
+    if (in_front) {
+        loop->put_back(*node);
+    } else {
+        loop->push(*node);
+        loop->interrupt();
+    }
+    return py::boolean(true);
 }
 
 py::ref LoopCore::stop() {
@@ -642,21 +863,25 @@ py::ref LoopCore::add_writer(const py::arguments& args) {
     return add_watch(*this, writers, zloop::direction::write, args);
 }
 
-py::ref LoopCore::remove_reader(PyObject* descriptor) {
-    return py::boolean(loop && !closed && remove_watch(*this, readers, known_descriptor_of(descriptor)));
-}
+py::ref LoopCore::remove_reader(PyObject* descriptor) { return remove_watched(*this, readers, descriptor); }
 
-py::ref LoopCore::remove_writer(PyObject* descriptor) {
-    return py::boolean(loop && !closed && remove_watch(*this, writers, known_descriptor_of(descriptor)));
-}
+py::ref LoopCore::remove_writer(PyObject* descriptor) { return remove_watched(*this, writers, descriptor); }
 
 py::ref LoopCore::watched_events(PyObject* descriptor) {
-    const int number = descriptor_of(descriptor);
+    const int number = watched_object_of(*this, descriptor, descriptor_of).descriptor;
     return py::integer((readers.count(number) != 0 ? 1 : 0) | (writers.count(number) != 0 ? 2 : 0));
 }
 
 py::ref LoopCore::transport_on(PyObject* descriptor) {
-    const auto index = static_cast<std::size_t>(known_descriptor_of(descriptor));
+    // A number that is none is no transport's; whether it is watched is for the caller to ask.
+    const long number = PyLong_AsLong(descriptor);
+    if (number == -1 && PyErr_Occurred()) {
+        if (!PyErr_ExceptionMatches(PyExc_OverflowError)) {
+            throw py::error_set{};
+        }
+        PyErr_Clear();
+    }
+    const auto index = static_cast<std::size_t>(number);
     transport* found = index < transport_of.size() ? transport_of[index] : nullptr;
     return found != nullptr ? py::ref::borrow(found->self()) : py::none();
 }
@@ -759,6 +984,7 @@ void LoopCore::set_closed(PyObject* value) {
 }
 py::ref LoopCore::get_stopping() { return py::boolean(stopping); }
 void LoopCore::set_stopping(PyObject* value) { stopping = py::truth(value); }
+void LoopCore::set_turns_until_stop(PyObject* value) { turns_until_stop = py::truth(value); }
 py::ref LoopCore::get_thread_id() { return thread_id; }
 void LoopCore::set_thread_id(PyObject* value) {
     const unsigned long number = value == Py_None ? 0 : PyLong_AsUnsignedLong(value);
@@ -795,7 +1021,19 @@ void add_loop_core_type(PyObject* module, module_state& state) {
             "create_task", "create_task($self, coro, **kwargs)\n--\n\nasyncio.BaseEventLoop.create_task"),
         py::method<&LoopCore::time>("time", "time($self)\n--\n\nasyncio.BaseEventLoop.time"),
         py::method<&LoopCore::stop>("stop", "stop($self)\n--\n\nasyncio.BaseEventLoop.stop"),
-        py::method<&LoopCore::run_once>("_run_once", "Turn the loop until stop(); at least one turn."),
+        py::method<&LoopCore::run_once>("_run_once",
+                                        "asyncio's: one turn; or after _turns_until_stop all until stop()."),
+        py::method<&LoopCore::gather>("_gather",
+                                      "Queue what the kernel and the clock have, within a timeout."),
+        py::method<&LoopCore::count_ready>("_count_ready", "How many wait for their turn."),
+        py::method<&LoopCore::list_ready>("_list_ready", "The handles that wait for their turn."),
+        py::method<&LoopCore::take_ready>("_take_ready",
+                                          "Take the first that is ready: a handle, or None for what only "
+                                          "_run_ready() can run."),
+        py::method<&LoopCore::run_ready>("_run_ready", "Run the first that is ready."),
+        py::method<&LoopCore::put_back>("_put_back",
+                                        "Queue a handle again that was taken, (handle, in_front); False of "
+                                        "any other."),
         py::method<&LoopCore::check_idle>("_check_idle", "Refuses in a turn of the loop."),
         py::method<&LoopCore::drop>("_drop", "End all that is queued, watched and open; the loop is closed."),
         py::method<&LoopCore::add_reader>("_add_reader",
@@ -856,6 +1094,8 @@ void add_loop_core_type(PyObject* module, module_state& state) {
         py::property<&LoopCore::get_debug, &LoopCore::set_debug>("_debug", "asyncio's."),
         py::property<&LoopCore::get_closed, &LoopCore::set_closed>("_closed", "asyncio's."),
         py::property<&LoopCore::get_stopping, &LoopCore::set_stopping>("_stopping", "asyncio's."),
+        py::property<&LoopCore::get_turns_until_stop, &LoopCore::set_turns_until_stop>(
+            "_turns_until_stop", "Whether the next _run_once() goes on until stop()."),
         py::property<&LoopCore::get_thread_id, &LoopCore::set_thread_id>("_thread_id", "asyncio's."),
         py::property<&LoopCore::get_task_factory, &LoopCore::set_task_factory>("_task_factory", "asyncio's."),
         {},

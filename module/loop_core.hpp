@@ -29,6 +29,8 @@ struct descriptor_watch final : zloop::watcher {
 
     loop_state& core;
     Handle* handle;        // owned
+    py::ref object;        // what it was watched as, when that was no number: it may be closed by now
+    py::ref former;        // as whom this number was watched before, and closed, and never removed
     bool removed = false;  // while queued; then the turn frees it
 };
 
@@ -53,7 +55,8 @@ struct loop_core_fields {
     py::ref thread_id;  // an int, or None while the loop does not run
 
     bool stopping = false;
-    bool own_time = false;  // time() is overridden
+    bool turns_until_stop = false;  // the next _run_once() is all turns until stop(), as run_forever() wants
+    bool own_time = false;          // time() is overridden
 
     std::unordered_map<int, std::unique_ptr<descriptor_watch>> readers, writers;
     SockOperation* sock_operations = nullptr;      // that wait, the newest first; one reference each
@@ -78,6 +81,12 @@ struct LoopCore : loop_state, loop_core_fields {
 
     // Running.
     py::ref run_once();
+    py::ref gather(PyObject* timeout);
+    py::ref count_ready();
+    py::ref list_ready();
+    py::ref take_ready();
+    py::ref run_ready();
+    py::ref put_back(const py::arguments& args);
     py::ref stop();
     py::ref drop();
     py::ref check_idle();
@@ -119,6 +128,8 @@ struct LoopCore : loop_state, loop_core_fields {
     void set_closed(PyObject* value);
     py::ref get_stopping();
     void set_stopping(PyObject* value);
+    py::ref get_turns_until_stop() { return py::boolean(turns_until_stop); }
+    void set_turns_until_stop(PyObject* value);
     py::ref get_thread_id();
     void set_thread_id(PyObject* value);
     py::ref get_task_factory();

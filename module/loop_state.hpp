@@ -61,6 +61,14 @@ struct loop_state : py::object, loop_state_fields {
     /// Sees to an exception from a callback, as asyncio.Handle._run does. The indicator is set.
     void report_callback(PyObject* handle) noexcept;
 
+    /// Something was sent, or closed: the next turn asks the kernel, as each does in asyncio. A program, and
+    /// a test above all, that has both ends in one loop counts turns until it has come.
+    void has_sent() noexcept {
+        if (loop) {
+            loop->ask_next_turn();
+        }
+    }
+
     /// Raises asyncio's "Event loop is closed" when it is.
     void check_closed() const;
 };

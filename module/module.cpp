@@ -46,6 +46,7 @@ void look_up_names(module_state& state) {
     intern(state.str_connection_lost, "connection_lost");
     intern(state.str_connection_made, "connection_made");
     intern(state.str_context, "context");
+    intern(state.str_create_task, "create_task");
     intern(state.str_data_received, "data_received");
     intern(state.str_datagram_received, "datagram_received");
     intern(state.str_detach, "_detach");
@@ -95,6 +96,8 @@ void look_up_asyncio(module_state& state) {
         return py::attribute(py::import(module).get(), name);
     };
     state.stock_loop = get("asyncio", "SelectorEventLoop");
+    state.stock_create_task = py::attribute(state.stock_loop.get(), "create_task");
+    state.stock_get_extra_info = py::attribute(get("asyncio", "Transport").get(), "get_extra_info");
     state.futures = py::import("asyncio.futures");
     state.tasks = py::import("asyncio.tasks");
     state.buffered_protocol = get("asyncio.protocols", "BufferedProtocol");

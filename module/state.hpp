@@ -40,6 +40,8 @@ struct module_state {
     PyCFunction socket_detach = nullptr;
     py::ref cancelled_error;  // asyncio.CancelledError
     py::ref loop_keyword;     // ("loop",)
+    // Methods that stock's classes inherit and ours have: where they were replaced, ours step back.
+    py::ref stock_create_task, stock_get_extra_info;
 
     // ssl's, as asyncio.sslproto uses it.
     py::ref memory_bio_type;  // ssl.MemoryBIO
@@ -59,15 +61,15 @@ struct module_state {
     py::ref str_Future, str_Task, str_accept, str_accept_failed, str_accepts_tls, str_add_reader,
         str_add_writer, str_attach, str_birth_failed, str_buffer_updated, str_call_connection_lost,
         str_call_later, str_callback_failed, str_cancel, str_cancelled, str_check_callback, str_check_thread,
-        str_close, str_connect, str_connection_lost, str_connection_made, str_context, str_data_received,
-        str_datagram_received, str_detach, str_ensure_fd_no_transport, str_eof_received, str_error_received,
-        str_fileno, str_force_close, str_future_blocking, str_get_buffer, str_get_extra_info, str_gettimeout,
-        str_is_closing, str_log_debug, str_log_failure, str_log_handshake, str_log_info, str_pause_reading,
-        str_pause_writing, str_pending, str_protocol_raised, str_read_ready, str_recv_into, str_recvfrom,
-        str_recvfrom_into, str_remove_reader, str_remove_writer, str_resume_reading, str_resume_writing,
-        str_run_in_debug, str_send, str_sendto, str_sendto_ready, str_set_exception, str_set_result,
-        str_setblocking, str_time, str_tls_failed, str_transport_failed, str_unwrap, str_warn_lost_writes,
-        str_write;
+        str_close, str_connect, str_connection_lost, str_connection_made, str_context, str_create_task,
+        str_data_received, str_datagram_received, str_detach, str_ensure_fd_no_transport, str_eof_received,
+        str_error_received, str_fileno, str_force_close, str_future_blocking, str_get_buffer,
+        str_get_extra_info, str_gettimeout, str_is_closing, str_log_debug, str_log_failure, str_log_handshake,
+        str_log_info, str_pause_reading, str_pause_writing, str_pending, str_protocol_raised, str_read_ready,
+        str_recv_into, str_recvfrom, str_recvfrom_into, str_remove_reader, str_remove_writer,
+        str_resume_reading, str_resume_writing, str_run_in_debug, str_send, str_sendto, str_sendto_ready,
+        str_set_exception, str_set_result, str_setblocking, str_time, str_tls_failed, str_transport_failed,
+        str_unwrap, str_warn_lost_writes, str_write;
 
     using owned = py::owned<
         &module_state::loop_core_type, &module_state::handle_type, &module_state::timer_handle_type,
@@ -79,12 +81,12 @@ struct module_state {
         &module_state::set_result_unless_cancelled, &module_state::transport_socket,
         &module_state::invalid_state_error, &module_state::socket_type, &module_state::socket_family,
         &module_state::socket_kind, &module_state::socket_base, &module_state::cancelled_error,
-        &module_state::loop_keyword, &module_state::tls_transport_type, &module_state::tls_window_type,
-        &module_state::memory_bio_type, &module_state::ssl_error, &module_state::ssl_want_read_error,
-        &module_state::ssl_syscall_error, &module_state::ssl_certificate_error,
-        &module_state::ssl_do_handshake, &module_state::ssl_getpeercert, &module_state::ssl_read,
-        &module_state::ssl_write, &module_state::ssl_pending, &module_state::bio_read,
-        &module_state::bio_write, &module_state::tls_limits>;
+        &module_state::loop_keyword, &module_state::stock_create_task, &module_state::stock_get_extra_info,
+        &module_state::tls_transport_type, &module_state::tls_window_type, &module_state::memory_bio_type,
+        &module_state::ssl_error, &module_state::ssl_want_read_error, &module_state::ssl_syscall_error,
+        &module_state::ssl_certificate_error, &module_state::ssl_do_handshake, &module_state::ssl_getpeercert,
+        &module_state::ssl_read, &module_state::ssl_write, &module_state::ssl_pending,
+        &module_state::bio_read, &module_state::bio_write, &module_state::tls_limits>;
 
     /// Set at exit, to the thread that ends the interpreter: loops of daemon threads then stay asleep.
     std::atomic<unsigned long> ended_by = 0;

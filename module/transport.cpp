@@ -21,6 +21,11 @@ std::size_t limit_from(PyObject* value) {
 void transport::set_high_water(PyObject* value) { high_water = limit_from(value); }
 void transport::set_low_water(PyObject* value) { low_water = limit_from(value); }
 
+/// Tests, and proxies, put another one in an open transport's place: as set_protocol(), whatever kind it is.
+void transport::assign_protocol(PyObject* value) {
+    py::call_method(self(), py::text("set_protocol").get(), value);
+}
+
 // Birth.
 
 void transport::enlist() noexcept {
@@ -139,6 +144,7 @@ py::ref transport::call_connection_lost(PyObject* error) {
     py::ref failure = done ? nullptr : py::take_error();
     protocol = py::none();  // only now: connection_lost() may ask for it
     kind->close_descriptor(*this);
+    core->has_sent();
     release_if_over();
     if (failure) {
         py::restore_error(std::move(failure));

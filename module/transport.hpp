@@ -96,6 +96,8 @@ struct transport_fields {
 struct transport : transport_slots, transport_fields {
     py::ref is_closing() { return py::boolean(closing); }
     py::ref get_protocol() { return protocol; }
+    void assign_protocol(PyObject* value);
+    py::ref get_lost_writes() { return py::integer(lost_writes); }
     py::ref get_fd() { return py::integer(fd); }
     zloop::loop& event_loop() const noexcept { return *core->loop; }
     py::ref get_loop() { return loop; }
@@ -222,7 +224,14 @@ class connection_scope {
 public:
     explicit connection_scope(transport& entered) noexcept
         : running_(*entered.core), context_(entered.context), core_(*entered.core) {
-        if (context_ && PyContext_Enter(context_.get()) != 0) {  // none once the collector has been there
+        if (!context_ || PyContext_Enter(context_.get()) == 0) {  // none once the collector has been there
+            return;
+        }
+        // A callback of this connection turns the loop itself (nest_asyncio). asyncio's transports run each
+        // callback in a copy; so does this one.
+        PyErr_Clear();
+        context_ = py::ref::adopt(PyContext_Copy(context_.get()));
+        if (!context_ || PyContext_Enter(context_.get()) != 0) {
             core_.fail();
             context_.reset();
         }
@@ -351,6 +360,8 @@ auto with_transport_properties(const PyGetSetDef (&own)[Own]) noexcept {
         py::property<&transport::get_loop>("_loop", "The loop."),
         py::property<&transport::get_extra, &transport::set_extra>("_extra", "What get_extra_info() knows."),
         py::property<&transport::is_closing>("_closing", "What is_closing() says."),
+        py::property<&transport::get_protocol, &transport::assign_protocol>("_protocol", "set_protocol()'s."),
+        py::property<&transport::get_lost_writes>("_conn_lost", "asyncio's."),
         py::property<&transport::get_paused>("_paused", "Whether pause_reading() was called last."),
         py::property<&transport::get_protocol_paused>("_protocol_paused",
                                                       "Whether pause_writing() was called last."),

@@ -8,6 +8,7 @@ import asyncio as _asyncio
 import os as _os
 import sys as _sys
 import typing as _typing
+import warnings as _warnings
 from collections.abc import Coroutine as _Coroutine
 
 from ._zloop import __version__
@@ -21,7 +22,25 @@ if _typing.TYPE_CHECKING:
 __all__ = ["Loop", "__version__", "get_include", "new_event_loop", "run"]
 
 if _sys.version_info < (3, 16):  # asyncio's policies are deprecated in 3.14, and end there
-    __all__ += ["EventLoopPolicy"]
+    __all__ += ["EventLoopPolicy", "install"]
+
+    def install() -> None:
+        """Make zloop's loops those of asyncio.run() and asyncio.new_event_loop(), by its policy.
+
+        What ``uvloop.install()`` is to uvloop; deprecated from Python 3.12 on: ``zloop.run()`` needs no
+        policy, and asyncio's end with 3.16.
+        """
+        from .policy import EventLoopPolicy
+
+        if _sys.version_info >= (3, 12):
+            _warnings.warn(
+                "zloop.install() is deprecated in favor of zloop.run() starting with Python 3.12.",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+        with _warnings.catch_warnings():
+            _warnings.simplefilter("ignore", DeprecationWarning)  # said already
+            _asyncio.set_event_loop_policy(EventLoopPolicy())
 
 
 def new_event_loop() -> Loop:

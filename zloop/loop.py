@@ -24,6 +24,7 @@ import socket
 import threading
 from asyncio import base_events, constants, format_helpers, sslproto, trsock, unix_events
 from asyncio.log import logger
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from . import _zloop
@@ -57,11 +58,19 @@ class _LastAtExit:
             _zloop._end_interpreter()
 
 
-class _Watched:
-    """What asyncio's transports ask a selector in their repr(): who is watched for what."""
+class _Selector:
+    """What others ask a loop's selector.
+
+    asyncio's transports, in their repr(), who is watched for what. nest_asyncio, and whoever else has
+    a _run_once() of their own, what has happened: that is queued, behind what is ready already.
+    """
 
     def __init__(self, core: LoopCore) -> None:
         self._core = core
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        self._core._gather(timeout)
+        return []
 
     def get_key(self, fd: int) -> selectors.SelectorKey:
         events = self._core._watched_events(fd)
@@ -71,6 +80,52 @@ class _Watched:
 
     def close(self) -> None:
         """Nothing is open here."""
+
+
+class _Front:
+    """The first that is ready, where that is no handle: it stays in the queue until it is run."""
+
+    _cancelled = False
+    _context = None
+
+    def __init__(self, core: LoopCore) -> None:
+        self._core = core
+
+    def _run(self) -> None:
+        self._core._run_ready()
+
+
+class _Ready:
+    """The deque of handles that wait for their turn, for a _run_once() written in Python."""
+
+    def __init__(self, core: LoopCore) -> None:
+        self._core = core
+
+    def __len__(self) -> int:
+        return self._core._count_ready()
+
+    def __iter__(self) -> Iterator[asyncio.Handle]:
+        return iter(self._core._list_ready())
+
+    def popleft(self) -> asyncio.Handle | _Front:
+        return self._core._take_ready() or _Front(self._core)
+
+    def append(self, handle: asyncio.Handle) -> None:
+        if not self._core._put_back(handle, False):
+            self._core._add_callback(handle)
+
+    def appendleft(self, handle: asyncio.Handle) -> None:
+        if not self._core._put_back(handle, True):
+            self._core._add_callback(handle)
+
+    def extendleft(self, handles: Iterable[asyncio.Handle]) -> None:
+        for handle in handles:
+            self.appendleft(handle)
+
+    def clear(self) -> None:
+        if not self._core._closed:  # close() has its own way
+            for handle in self:
+                handle.cancel()
 
 
 def _file_to_send(file) -> tuple[int, int]:
@@ -176,7 +231,7 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
         if not _LastAtExit.registered:
             _LastAtExit.register()
         try:
-            super().__init__(_Watched(self))
+            super().__init__(_Selector(self))
         except (
             BaseException
         ):  # no descriptor left, say: nothing stays of it, and __del__ finds it closed
@@ -187,6 +242,17 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
             self._closed = True
             self._drop()
             raise
+        self._ready = _Ready(self)
+
+    def run_forever(self) -> None:
+        """asyncio.BaseEventLoop.run_forever; its turns are one call, where _run_once() is nobody's but ours."""
+        self._turns_until_stop = (
+            type(self)._run_once is LoopCore._run_once and "_run_once" not in self.__dict__
+        )
+        try:
+            super().run_forever()
+        finally:
+            self._turns_until_stop = False
 
     def close(self) -> None:
         """asyncio.BaseEventLoop.close"""
@@ -253,6 +319,16 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
             )
         self._ensure_fd_no_transport(sock)
         return self._new_socket_transport(sock, protocol, waiter, extra, server, context)
+
+    async def _create_connection_transport(self, *args, **kwargs):
+        """asyncio's; what it raises lies in a future of its frame: no cycle through that frame."""
+        try:
+            return await super()._create_connection_transport(*args, **kwargs)
+        except BaseException as failure:
+            inner = failure.__traceback__ and failure.__traceback__.tb_next
+            if inner is not None:
+                inner.tb_frame.clear()
+            raise
 
     def _make_ssl_transport(
         self,

@@ -218,6 +218,8 @@ public:
 
     /// What runs next, in order.
     const op_queue& ready() const noexcept { return ready_; }
+    /// And what runs behind that, in the next turn.
+    const op_queue& behind() const noexcept { return behind_; }
     /// The armed timers: to look at. arm() and disarm() change them.
     timer_heap& timers() noexcept { return timers_; }
 
@@ -254,8 +256,21 @@ public:
     /// Makes a turn as run_once() does, for who has called begin_run() in this thread.
     /// Fails: as run_once() does, but does not ask for the thread.
     void turn(nanoseconds limit = forever) {
-        check_process();
         limit = std::max(limit, nanoseconds::zero());
+        gather(limit);
+        run_ready();
+        if (limit == nanoseconds::zero() && ready_.empty() && behind_.empty()) {
+            backend_->submit();
+            fall_asleep();  // false: something was posted, and has_ready() tells
+        }
+    }
+
+    /// Makes a turn's first half: queues what the turn is to run, and runs nothing. For a host that then
+    /// takes what is ready by itself, also from inside of a turn, which ends after its op once interrupt()
+    /// was called.
+    /// Fails: as turn() does.
+    void gather(nanoseconds limit) {
+        check_process();
         interrupted_ = false;
         take_inbox();
         ready_.splice(behind_);
@@ -263,11 +278,22 @@ public:
         while (!timers_.empty() && timers_.next() <= now_after_poll) {
             ready_.push(timers_.pop());
         }
-        run_ready();
-        if (limit == nanoseconds::zero() && ready_.empty() && behind_.empty()) {
-            backend_->submit();
-            fall_asleep();  // false: something was posted, and has_ready() tells
+    }
+
+    /// Takes the oldest op that is ready, to be run now or put back; there must be one, here or behind. Ends a
+    /// turn that runs.
+    op& take_ready() noexcept {
+        interrupted_ = true;
+        if (ready_.empty()) {
+            ready_.splice(behind_);
         }
+        ++stats_.ops;
+        return ready_.pop();
+    }
+    /// Puts it in front again.
+    void put_back(op& node) noexcept {
+        interrupted_ = true;
+        ready_.push_front(node);
     }
 
     /// Turns until stop(); the turn that stops it is finished. A stop() from before does not count.
@@ -297,6 +323,13 @@ public:
             thread_ = 0;
         }
         return thread_ == 0;
+    }
+
+    /// Has the next turn ask the kernel, however busy the loop is: something was done that may be news for
+    /// another descriptor of this loop, and who has both ends counts turns until it hears of it.
+    void ask_next_turn() noexcept {
+        unpolled_turns_ = most_unpolled_turns;
+        unclocked_turns_ = 0;
     }
 
     /// Ends the turn after the op that is running; the rest stays queued, in order.

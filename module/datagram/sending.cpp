@@ -96,7 +96,7 @@ py::ref DatagramTransport::sendto(const py::arguments& args) {
     const zloop::address* const peer = !connected && where(to, to_peer) ? &to_peer : nullptr;
     if (!has_backlog()) {
         switch (try_send(data, to, peer)) {
-            case outcome::sent: return py::none();
+            case outcome::sent: core->has_sent(); return py::none();
             case outcome::failed:
                 send_failed();
                 core->raise_failure();

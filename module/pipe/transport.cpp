@@ -342,6 +342,7 @@ py::ref WritePipeTransport::write(const py::arguments& args) {
             write_failed(errno);
             return py::none();
         }
+        core->has_sent();
         sent = count > 0 ? static_cast<std::size_t>(count) : 0;
         if (sent == size) {
             return py::none();

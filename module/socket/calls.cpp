@@ -74,6 +74,21 @@ py::ref try_method(SockOperation& self, const py::ref& name, Values... values) {
     return result;
 }
 
+/// EAGAIN of connect(2) is no EINPROGRESS: nothing goes on that the kernel would tell the end of. A Unix
+/// listener has no room in its backlog. asyncio waits all the same, and takes the socket for connected.
+void refuse_again() {
+    if (!PyErr_ExceptionMatches(PyExc_BlockingIOError)) {
+        return;
+    }
+    py::ref error = py::take_error();
+    const py::ref number = py::attribute(error.get(), "errno");
+    const bool again = PyLong_Check(number.get()) && PyLong_AsLong(number.get()) == EAGAIN;
+    py::restore_error(std::move(error));
+    if (again) {
+        throw py::error_set{};
+    }
+}
+
 // What each call tries.
 
 /// Into a bytes object of its own where the scratch is too small for what is there.
@@ -147,18 +162,37 @@ py::ref sendall(SockOperation& self) {
     const auto* const bytes = static_cast<const char*>(self.data.buf);
     const auto count = try_call(
         [&] { return ::send(fd, bytes + self.done, self.size - self.done, MSG_DONTWAIT | MSG_NOSIGNAL); });
+    self.core->has_sent();
     self.done += count.value_or(0);
     return self.done == self.size ? py::none() : nullptr;
 }
 
 py::ref sendto(SockOperation& self) {
-    return try_method(self, self.core->state->str_sendto, self.argument.get(), self.other_argument.get());
+    py::ref sent =
+        try_method(self, self.core->state->str_sendto, self.argument.get(), self.other_argument.get());
+    self.core->has_sent();
+    return sent;
+}
+
+py::ref try_connect(SockOperation& self) {
+    py::ref done =
+        py::try_call_method(self.sock.get(), self.core->state->str_connect.get(), self.argument.get());
+    if (!done) {
+        refuse_again();
+        if (!PyErr_ExceptionMatches(PyExc_BlockingIOError) &&
+            !PyErr_ExceptionMatches(PyExc_InterruptedError)) {
+            throw py::error_set{};
+        }
+        PyErr_Clear();
+    }
+    return done;
 }
 
 py::ref connect(SockOperation& self) {
     if (!self.connecting) {
-        py::ref connected = try_method(self, self.core->state->str_connect, self.argument.get());
+        py::ref connected = try_connect(self);
         self.connecting = !connected;
+        self.core->has_sent();
         return connected;
     }
     int error = 0;
@@ -216,6 +250,7 @@ py::ref sendfile(SockOperation& self) {
         return nullptr;
     }
     self.offset += static_cast<std::int64_t>(*count);
+    self.core->has_sent();
     self.done += *count;
     return *count == 0 || self.done == self.size ? integer(self.done) : nullptr;
 }

@@ -269,7 +269,25 @@ PyObject* SocketTransport::python_socket() {
     return sock.get();
 }
 
+py::ref SocketTransport::get_sock() {
+    if (lost) {
+        return py::none();
+    }
+    return py::ref::borrow(python_socket());
+}
+
 py::ref SocketTransport::get_extra_info(const py::arguments& args) {
+    PyObject* const base = reinterpret_cast<PyObject*>(Py_TYPE(self())->tp_base);
+    const py::ref inherited = py::ref::steal(PyObject_GetAttr(base, core->state->str_get_extra_info.get()));
+    if (inherited.get() != core->state->stock_get_extra_info.get()) {
+        // Replaced, for a test: as asyncio's transports, which have none of their own.
+        const py::ref method = py::attribute(py::call(reinterpret_cast<PyObject*>(&PySuper_Type),
+                                                      reinterpret_cast<PyObject*>(Py_TYPE(self())), self())
+                                                 .get(),
+                                             "get_extra_info");
+        return py::ref::steal(PyObject_Vectorcall(method.get(), args.values,
+                                                  static_cast<std::size_t>(args.count), args.keywords));
+    }
     // What we know first; asyncio's own method looks into `_extra`, and refuses bad arguments.
     const bool plain = args.keyword_count() == 0 && (args.count == 1 || args.count == 2);
     if (plain && PyUnicode_Check(args.values[0])) {
@@ -277,11 +295,9 @@ py::ref SocketTransport::get_extra_info(const py::arguments& args) {
             return found;
         }
     }
-    const py::ref function =
-        py::attribute(reinterpret_cast<PyObject*>(Py_TYPE(self())->tp_base), "get_extra_info");
     std::vector<PyObject*> all{self()};
     all.insert(all.end(), args.values, args.values + args.count + args.keyword_count());
-    return py::ref::steal(PyObject_Vectorcall(function.get(), all.data(),
+    return py::ref::steal(PyObject_Vectorcall(inherited.get(), all.data(),
                                               static_cast<std::size_t>(args.count) + 1, args.keywords));
 }
 
@@ -403,6 +419,7 @@ void add_socket_transport_type(PyObject* module, module_state& state) {
     };
     static auto properties = with_transport_properties({
         py::property<&transport::get_fd>("_sock_fd", "The descriptor's number, also once it is closed."),
+        py::property<&SocketTransport::get_sock>("_sock", "The socket, until it is closed."),
     });
     const py::ref transports = py::import("asyncio.transports");
     const py::ref base = py::attribute(transports.get(), "_FlowControlMixin");

@@ -82,6 +82,7 @@ struct SocketTransport : socket_reader<SocketTransport>, socket_transport_fields
     py::ref abort();
     py::ref set_protocol(const py::arguments& args);
     py::ref get_extra_info(const py::arguments& args);
+    py::ref get_sock();
     py::ref get_write_buffer_size();
     py::ref maybe_pause_protocol();
     py::ref begin_sendfile(const py::arguments& args);

@@ -162,6 +162,7 @@ void SocketTransport::send_now(std::span<PyObject* const> parts, std::size_t siz
         sent_parts += some.size();
     }
     more ? core->held.add(*this) : core->held.forget(*this);
+    core->has_sent();
     if (sent < size) {
         keep(parts, sent);
     }
@@ -219,6 +220,7 @@ fiber SocketTransport::write_loop(fiber::place& kept) {
         }
         const std::size_t count = backlog->peek(views.data(), views.size());
         auto [error, sent] = co_await socket.send(std::span<const iovec>(views.data(), count));
+        core->has_sent();
         if (error == std::errc::operation_canceled) {
             break;
         }
@@ -252,6 +254,7 @@ void SocketTransport::written_out() noexcept {
             schedule_lost(Py_None);
         } else if (eof_written) {
             socket.shutdown(SHUT_WR).value();
+            core->has_sent();
         }
     } catch (const py::error_set&) {
         core->report_callback(Py_None);
@@ -271,6 +274,7 @@ py::ref SocketTransport::write_eof() {
     eof_written = true;
     if (!has_backlog() && lost_writes == 0 && socket) {
         socket.shutdown(SHUT_WR).value();
+        core->has_sent();
     }
     return py::none();
 }

@@ -107,6 +107,14 @@ py::ref TLSTransport::is_closing() {
 
 py::ref TLSTransport::get_protocol() { return protocol; }
 
+py::ref TLSTransport::get_ssl_object() {
+    return session.begun() ? py::ref::borrow(session.object()) : py::none();
+}
+
+py::ref TLSTransport::get_server_hostname() {
+    return session.begun() ? py::attribute(session.object(), "server_hostname") : py::none();
+}
+
 py::ref TLSTransport::set_protocol(const py::arguments& args) {
     set_app_protocol(py::only_argument(args, "_SSLProtocolTransport.set_protocol", "protocol"));
     return py::none();
@@ -336,6 +344,18 @@ void add_tls_transport_type(PyObject* module, module_state& state) {
         py::property<&TLSTransport::get_protocol_paused>("_protocol_paused",
                                                          "Whether pause_writing() was called last."),
         py::property<&TLSTransport::get_ssl_protocol>("_ssl_protocol", "This object: it is both."),
+        // Of asyncio's SSLProtocol, what programs and their tests look at and replace.
+        py::property<&TLSTransport::get_context>("_sslcontext", "The ssl.SSLContext."),
+        py::property<&TLSTransport::get_ssl_object>("_sslobj", "The ssl.SSLObject, or None."),
+        py::property<&TLSTransport::get_ssl_protocol>("_app_transport", "This object: it is both."),
+        py::property<&TLSTransport::get_protocol, &TLSTransport::assign_protocol>("_app_protocol",
+                                                                                  "set_protocol()'s."),
+        py::property<&TLSTransport::get_server_side>("_server_side", "Whether this is the server."),
+        py::property<&TLSTransport::get_server_hostname>("_server_hostname", "Whom a client asked for."),
+        py::property<&TLSTransport::get_handshake_timeout>("_ssl_handshake_timeout", "In seconds."),
+        py::property<&TLSTransport::get_shutdown_timeout>("_ssl_shutdown_timeout", "In seconds."),
+        py::property<&TLSTransport::get_closed>("_closed", "asyncio's."),
+        py::property<&TLSTransport::get_lost_writes>("_conn_lost", "asyncio's."),
         py::property<&TLSTransport::get_below>("_transport", "The transport that carries this one, or None."),
         {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, "Attributes of its user.", nullptr},
         {},

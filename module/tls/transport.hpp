@@ -112,6 +112,15 @@ struct TLSTransport : transport_slots, tls_transport_fields {
     // What asyncio's tests, and debuggers, look at.
     py::ref get_ssl_protocol() { return py::ref::borrow(self()); }
     py::ref get_below() { return below ? below : py::none(); }
+    py::ref get_context() { return context ? context : py::none(); }
+    py::ref get_ssl_object();
+    py::ref get_server_side() { return py::boolean(server_side); }
+    py::ref get_server_hostname();
+    py::ref get_handshake_timeout() { return handshake_timeout; }
+    py::ref get_shutdown_timeout() { return shutdown_timeout; }
+    py::ref get_closed() { return py::boolean(closed); }
+    py::ref get_lost_writes() { return py::integer(lost_writes); }
+    void assign_protocol(PyObject* value) { set_app_protocol(value); }
     py::ref get_loop() { return py::ref::borrow(loop); }
     py::ref get_reading_paused() { return py::boolean(reading_paused); }
     py::ref get_protocol_paused() { return py::boolean(writing_paused); }

@@ -40,9 +40,8 @@ void TLSTransport::write_app_data(PyObject* data) {
     }
     const py::ref alive = py::ref::borrow(self());
     try {
-        const bool in_pieces = PyBytes_CheckExact(data) &&
-                               PyBytes_GET_SIZE(data) > static_cast<Py_ssize_t>(one_piece) &&
-                               socket_below() != nullptr;
+        const bool in_pieces =
+            PyObject_Size(data) > static_cast<Py_ssize_t>(one_piece) && socket_below() != nullptr;
         if (in_pieces || state != phase::wrapped || session.in_use() || (backlog && !backlog->empty())) {
             push(data);
             if (state == phase::wrapped) {

@@ -31,7 +31,7 @@ BUILD = CHECKOUT / "build" / "conformance"
 # What zloop is built from: when none of it has changed, it need not be built again.
 SOURCES = ["include", "module", "zloop", "subprojects", "meson.build", "pyproject.toml"]
 
-SUITE_TIMEOUT = 900
+SUITE_TIMEOUT = 3600  # on a busy machine; alone, the longest takes six minutes
 PIP = ["-m", "pip", "--disable-pip-version-check", "--quiet"]
 
 
@@ -42,6 +42,7 @@ class Project:
     name: str  # of the distribution, and of its files here and in the list of differences
     timeout: int  # seconds for one test
     installed: bool = True  # into the environment, from its source
+    editable: bool = False  # and used where it is unpacked: its tests find its compiled parts there
     options: tuple[str, ...] = ()  # of pytest, that its tests rely on
     variables: Mapping[str, str] = field(default_factory=dict)  # a path is inside of the source
 
@@ -154,7 +155,8 @@ def environment(project: Project, options: argparse.Namespace) -> Path:
     requirements = HERE / f"{project.name}-tests.txt"
     install = [[python, *PIP, "install", "-r", requirements]]
     if project.installed:
-        install.append([python, *PIP, "install", "--no-deps", project.source])
+        where = ["--editable", project.source] if project.editable else [project.source]
+        install.append([python, *PIP, "install", "--no-deps", *where])
     once(venv / "tests.stamp", project.requirements + str(project.source), *install)
     loop = options.loop.partition(":")[0].partition(".")[0]
     if loop == "zloop":

@@ -497,6 +497,31 @@ TEST_CASE("what is posted when the loop has just decided to sleep keeps it awake
     CHECK(on.kernel().wakes == 0);
 }
 
+TEST_CASE("who gathers takes what is ready by hand, from inside of a turn, too", "[loop]") {
+    virtual_loop on;
+    std::vector<int> seen;
+    callback second([&] { seen.push_back(2); });
+    callback third([&] { seen.push_back(3); });
+    callback fourth([&] { seen.push_back(4); });
+    callback first([&] {
+        on.gather(0ns);
+        op& taken = on.take_ready();
+        op& put_back = on.take_ready();
+        on.put_back(put_back);
+        taken.run(taken);
+        seen.push_back(1);
+    });
+    for (op* each : std::initializer_list<op*>{&first, &second, &third, &fourth}) {
+        on.push(*each);
+    }
+
+    on.run_once(0ns);
+    CHECK(seen == std::vector{2, 1});  // the turn's own list is no longer true: it ends
+
+    on.run_once(0ns);
+    CHECK(seen == std::vector{2, 1, 3, 4});
+}
+
 TEST_CASE("interrupt leaves the rest of the turn queued, in order", "[loop]") {
     virtual_loop on;
     std::vector<int> seen;

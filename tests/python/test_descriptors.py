@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import sys
 import tempfile
+import weakref
 
 import pytest
 from helpers import BACKEND, PATIENCE, Recorder, tcp_pair, turns
@@ -430,3 +432,105 @@ async def test_a_loop_in_a_loop(loop, new_loop):
         await until(lambda: calls)
         loop.remove_reader(inner)
         inner.close()
+
+
+# What is closed before it is removed: as the selector of asyncio's loop, we know it by the object.
+
+
+@pytest.mark.parametrize("way", ["reader", "writer"])
+def test_a_closed_socket_is_removed_by_the_object(loop, way):
+    add, remove = getattr(loop, f"add_{way}"), getattr(loop, f"remove_{way}")
+    one, other = socket.socketpair()
+    add(one, print)
+    one.close()
+    other.close()
+    assert remove(one) is True
+    with pytest.raises(ValueError, match="Invalid file descriptor: -1"):
+        remove(one)
+
+
+def test_one_object_is_remembered_for_both_directions(loop):
+    one, other = socket.socketpair()
+    with other:
+        loop.add_reader(one, print)
+        loop.add_writer(one.fileno(), print)
+        assert loop.remove_reader(one) is True
+        one.close()
+        assert loop.remove_writer(one) is True
+
+
+def test_the_object_that_came_first_is_remembered(loop):
+    class Wrapped:
+        def __init__(self, sock):
+            self.fileno = sock.fileno
+
+    one, other = socket.socketpair()
+    with other:
+        wrapped = Wrapped(one)
+        loop.add_reader(one, print)
+        loop.add_reader(wrapped, print)
+        one.close()
+        with pytest.raises(ValueError, match="Invalid file descriptor: -1"):
+            loop.remove_reader(wrapped)
+        assert loop.remove_reader(one) is True
+
+
+def test_a_closed_socket_that_is_not_watched_is_a_bad_descriptor(loop):
+    one, other = socket.socketpair()
+    one.close()
+    other.close()
+    for refused in (
+        lambda: loop.remove_reader(one),
+        lambda: loop.remove_writer(one),
+        lambda: loop.add_reader(one, print),
+        lambda: loop.add_writer(one, print),
+    ):
+        with pytest.raises(ValueError, match="Invalid file descriptor: -1"):
+            refused()
+
+
+def test_a_closed_socket_that_is_watched_may_get_another_callback(loop):
+    one, other = socket.socketpair()
+    loop.add_reader(one, print)
+    one.close()
+    other.close()
+    loop.add_reader(one, print)
+    with pytest.raises(OSError):
+        loop.add_writer(one, print)
+    with contextlib.suppress(ValueError):  # asyncio's selector has forgotten it because of that
+        loop.remove_reader(one)
+
+
+def test_who_is_watched_is_kept_alive(loop):
+    class Wrapped:
+        def __init__(self, sock):
+            self.fileno = sock.fileno
+
+    one, other = socket.socketpair()
+    with one, other:
+        wrapped = Wrapped(one)
+        kept = weakref.ref(wrapped)
+        loop.add_reader(wrapped, print)
+        del wrapped
+        assert kept() is not None
+        loop.remove_reader(one)
+        assert kept() is None
+
+
+async def test_a_closed_socket_has_no_claim_to_the_next_one_with_its_number(zloop_loop):
+    # asyncio's loop takes the new reader for the old one's, and never calls it.
+    one, other = socket.socketpair()
+    zloop_loop.add_reader(one, print)
+    number = one.fileno()
+    one.close()
+    again, peer = socket.socketpair()
+    if again.fileno() != number:  # somebody else's by now
+        again, peer = peer, again
+    with other, again, peer:
+        seen = []
+        zloop_loop.add_reader(again, seen.append, 1)
+        if again.fileno() == number:
+            assert zloop_loop.remove_reader(one) is False
+        peer.send(b"x")
+        await until(lambda: seen)
+        assert zloop_loop.remove_reader(again) is True

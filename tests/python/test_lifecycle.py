@@ -526,6 +526,27 @@ def test_the_policy_makes_our_loops():
         asyncio.set_event_loop_policy(before)
 
 
+def test_install_is_the_policy_for_who_has_uvloops(recwarn):
+    if sys.version_info >= (3, 16):
+        assert not hasattr(zloop, "install")
+        return
+    warnings.simplefilter("ignore", DeprecationWarning)  # of asyncio's own, from 3.14 on
+    before = asyncio.get_event_loop_policy()
+    warnings.simplefilter("always", DeprecationWarning)
+    try:
+        zloop.install()
+        told = [each for each in recwarn if each.category is DeprecationWarning]
+        assert len(told) == (1 if sys.version_info >= (3, 12) else 0)
+        assert all("zloop.run()" in str(each.message) for each in told)
+        assert all(each.filename == __file__ for each in told)
+        loop = asyncio.new_event_loop()
+        assert type(loop) is zloop.Loop
+        loop.close()
+    finally:
+        warnings.simplefilter("ignore", DeprecationWarning)
+        asyncio.set_event_loop_policy(before)
+
+
 def test_the_package_exports_what_it_promises():
     assert isinstance(zloop.__version__, str)
     assert set(zloop.__all__) <= set(dir(zloop)) | {"EventLoopPolicy"}

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import functools
 import gc
+import socket
 import sys
 import threading
 import time
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from helpers import PATIENCE
+from helpers import PATIENCE, Recorder, tcp_pair
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
@@ -870,3 +871,38 @@ def test_call_soon_may_be_overridden_in_a_subclass(new_loop):
         assert loop.calls >= 2
     finally:
         loop.close()
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+async def test_what_was_written_to_another_end_in_this_loop_comes_within_two_turns(loop, kind):
+    one, other = socket.socketpair() if kind == "unix" else tcp_pair()
+    writing, reading = Recorder(), Recorder()
+    transport, _ = await loop.create_connection(lambda: writing, sock=one)
+    peer, _ = await loop.create_connection(lambda: reading, sock=other)
+    for count in range(1, 5):
+        transport.write(b"x")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert len(reading.data) == count
+    transport.write_eof()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert reading.events.seen[-1] in ("eof_received", "connection_lost")
+    transport.abort()
+    peer.abort()
+    await writing.until("connection_lost")
+    await reading.until("connection_lost")
+
+
+async def test_what_a_socket_call_sent_is_read_within_two_turns(loop):
+    one, other = socket.socketpair()
+    with one, other:
+        one.setblocking(False)
+        seen = []
+        loop.add_reader(other, lambda: seen.append(other.recv(10)))
+        for count in range(1, 5):
+            await loop.sock_sendall(one, b"x")
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert len(seen) == count
+        loop.remove_reader(other)

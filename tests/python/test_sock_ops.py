@@ -1028,3 +1028,34 @@ def test_development_mode_has_nothing_to_say():
         """,
         options=("-X", "dev", "-W", "error"),
     )
+
+
+@pytest.mark.parametrize("how", ["sock_connect", "create_unix_connection"])
+async def test_a_unix_listener_without_room_refuses(zloop_loop, tmp_path, how):
+    # EAGAIN of connect(2) is no EINPROGRESS. asyncio takes the socket for connected.
+    path = str(tmp_path / "socket")
+    with contextlib.ExitStack() as open_sockets:
+
+        def unix_socket():
+            sock = open_sockets.enter_context(socket.socket(socket.AF_UNIX))
+            sock.setblocking(False)
+            return sock
+
+        listener = unix_socket()
+        listener.bind(path)
+        listener.listen(0)
+        with pytest.raises(BlockingIOError):
+            while True:
+                unix_socket().connect(path)
+
+        with pytest.raises(BlockingIOError) as refused:
+            if how == "sock_connect":
+                await zloop_loop.sock_connect(unix_socket(), path)
+            else:
+                await zloop_loop.create_unix_connection(asyncio.Protocol, path)
+        assert refused.value.errno == errno.EAGAIN
+
+        open_sockets.enter_context(listener.accept()[0])  # now there is
+        sock = unix_socket()
+        await zloop_loop.sock_connect(sock, path)
+        assert sock.getpeername() == path

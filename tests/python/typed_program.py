@@ -107,6 +107,7 @@ loop.close()
 assert_type(zloop.get_include(), str)
 assert_type(zloop.__version__, str)
 if sys.version_info < (3, 14):
+    zloop.install()
     policy = zloop.EventLoopPolicy()
     made: Any = policy.new_event_loop()
     made.close()
