@@ -280,8 +280,8 @@ public:
         }
     }
 
-    /// Takes the oldest op that is ready, to be run now or put back; there must be one, here or behind. Ends a
-    /// turn that runs.
+    /// Takes the oldest op that is ready, to be run now or put back; there must be one, here or behind. Ends
+    /// a turn that runs.
     op& take_ready() noexcept {
         interrupted_ = true;
         if (ready_.empty()) {
