@@ -1,22 +1,19 @@
-// module/hold.hpp: segments that the kernel holds back for a moment, so that parts leave together.
+// module/hold.hpp: a segment that the kernel holds back for a moment, so that parts leave together.
 //
-// Each write is in the kernel, and in order, when write() returns. One that is probably not the last before
-// the kernel should act says so (MSG_MORE): the kernel then keeps a segment that is not full, and sends it
-// with what comes behind, when it is pushed, or after 200 ms. Two sends and a push cost 12.0 µs where one
-// send of the joined parts costs 10.6 and two plain ones 18.7; and the peer is woken once.
+// Each write is in the kernel, and in order, when write() returns. One that is probably not the last of its
+// callback says so (MSG_MORE): the kernel then keeps a segment that is not full, and sends it with what comes
+// behind, when it is pushed, or after 200 ms. Two sends of which the first says so cost 11.5 µs where one of
+// the joined parts costs 10.6, and two plain ones 18.7; and the peer is woken once.
 //
-// Whether it is the last, a connection's habit tells. A push is due at the end of the callback; for a peer
-// on this machine at the end of the loop's turn, or 100 µs after the first, so that a client that waits for
-// many of our connections is woken once for them. A callback that writes once just sends. Unix sockets know
-// no such flag: each write is sent as it is.
+// Whether it is the last, a connection's habit tells: the last is a plain send, which takes all along. Where
+// a callback writes fewer parts than usual, they are pushed when it returns. One that writes once just sends.
+// Unix sockets know no such flag: each write is sent as it is.
 //
 // Nothing here is owned: a socket that closes, or leaves the loop, takes itself out.
 #pragma once
 
 #include <cstdint>
 #include <vector>
-
-#include <zloop/core/timer.hpp>
 
 namespace zl {
 
@@ -36,9 +33,6 @@ public:
         return parts_ < usual_;
     }
 
-    /// Whether a message of this connection is written in parts.
-    bool is_of_parts() const noexcept { return usual_ > 1 || parts_ > 1; }
-
 private:
     static constexpr std::uint8_t most = 255;
 
@@ -47,7 +41,7 @@ private:
     std::uint8_t usual_ = 0;  // in the one before
 };
 
-/// The sockets of a loop that have something held back.
+/// The sockets of a loop that have something held back by the callback that runs.
 class held_sockets {
 public:
     static constexpr std::size_t most_bytes = 16 * 1024;  // of one write: a longer one fills segments anyway
@@ -60,18 +54,11 @@ public:
     /// Its last write was sent plainly, and all before it; or it is to be pushed no more.
     void forget(SocketTransport& socket) noexcept;
 
-    /// A callback has returned. `goes_on`: others are ready behind it.
-    void callback_returned(bool goes_on) noexcept;
-
-    /// Lets everything go.
+    /// Lets everything go: the callback has returned, or waits for what that brings.
     void push_all() noexcept;
 
 private:
-    static constexpr zloop::nanoseconds longest = std::chrono::microseconds(100);
-
-    std::vector<SocketTransport*> sockets_;  // in the order of their first writes
-    std::size_t seen_ = 0;                   // of these, when the last callback returned
-    zloop::time_point since_{};              // the first of them
+    std::vector<SocketTransport*> sockets_;
 };
 
 }  // namespace zl

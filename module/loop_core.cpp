@@ -713,7 +713,6 @@ py::ref LoopCore::run_once() {
     do {
         raise_failure();  // of a callback outside of the loop's turns
         loop->turn(stopping ? zloop::nanoseconds::zero() : zloop::loop::forever);
-        held.push_all();
         raise_failure();
     } while (until_stop && !stopping);
     return py::none();

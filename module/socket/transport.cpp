@@ -40,20 +40,6 @@ void SocketTransport::own(zloop::stream connected) noexcept {
     enlist();
 }
 
-namespace {
-
-/// Whether who has this address is this machine. One that is another's of ours is taken for a far one.
-bool is_loopback(const sockaddr& address) noexcept {
-    if (address.sa_family == AF_INET) {
-        const auto& v4 = reinterpret_cast<const sockaddr_in&>(address);
-        return ntohl(v4.sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
-    }
-    return address.sa_family == AF_INET6 &&
-           IN6_IS_ADDR_LOOPBACK(&reinterpret_cast<const sockaddr_in6&>(address).sin6_addr);
-}
-
-}  // namespace
-
 py::ref SocketTransport::from_python(loop_state& core, PyObject* sock, PyObject* protocol, PyObject* waiter,
                                      PyObject* extra, PyObject* server, PyObject* context) {
     static_cast<void>(socket_number(*core.state, sock));
@@ -109,7 +95,6 @@ void SocketTransport::from_accepted(loop_state& core, zloop::stream socket, cons
 void SocketTransport::remember_peer(const zloop::address& address) {
     if (address.family() == AF_INET || address.family() == AF_INET6) {
         std::memcpy(&peer, address.data(), address.size());
-        peer_is_local = is_loopback(peer.any);
     } else {
         peername = name_of(address);
     }

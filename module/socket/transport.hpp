@@ -36,8 +36,7 @@ struct socket_transport_fields {
     bool buffered : 1 = false;     // the protocol is a BufferedProtocol
     bool under_tls : 1 = false;    // the protocol is a TLSTransport
     bool is_tcp : 1 = false;
-    bool peer_is_local : 1 = false;  // on this machine
-    bool held : 1 = false;           // held_sockets': it has us
+    bool held : 1 = false;  // held_sockets': it has us
 
     /// From _begin_sendfile() to _end_sendfile(); nothing can be written meanwhile.
     bool sends_file() const noexcept { return backlog != nullptr && backlog->file != nullptr; }

@@ -132,12 +132,7 @@ py::ref SocketTransport::writelines(const py::arguments& args) {
 
 /// Whether the kernel had better wait for what is likely to be written next. See ../hold.hpp.
 bool SocketTransport::expects_more(std::size_t size) noexcept {
-    if (!core->in_callback || !is_tcp) {
-        return false;
-    }
-    const bool in_parts = habit.note(core->callback);
-    return size <= held_sockets::most_bytes &&
-           (in_parts || (habit.is_of_parts() && peer_is_local && core->loop && core->loop->has_ready()));
+    return core->in_callback && is_tcp && habit.note(core->callback) && size <= held_sockets::most_bytes;
 }
 
 void SocketTransport::send_now(std::span<PyObject* const> parts, std::size_t size) noexcept {

@@ -216,8 +216,7 @@ async def test_a_lone_write_is_a_plain_one(loop):
 
 
 @ours
-async def test_connections_of_one_machine_are_woken_at_the_turns_end(loop):
-    """Each has its parts in one segment, whatever the others write between them."""
+async def test_connections_that_write_in_turn_have_a_segment_each(loop):
     pairs = [(protocol := Recorder(), *await connected(loop, protocol)) for _ in range(5)]
     for _, transport, peer in pairs:
         await make_a_habit(loop, transport, peer, 2)
