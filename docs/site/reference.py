@@ -284,7 +284,7 @@ def python_names() -> dict[str, tuple[str, str]]:
 
     package = ast.parse((ROOT / "zloop" / "__init__.py").read_text())
     found = {}
-    for node in package.body:
+    for node in ast.walk(package):
         if isinstance(node, ast.FunctionDef) and node.name in zloop.__all__:
             signature = (
                 _python_signature(node).replace("_typing.", "").replace("_Coroutine", "Coroutine")
