@@ -30,7 +30,7 @@ test: $(venv)/zloop  ## what one runs before a commit: C++, Python, the suites o
 	@tools/test $(wheels) $(CHECKS)
 
 .PHONY: test-all
-test-all: $(venv)/zloop  ## that, and all else: sanitizers, other levels, packaging, the suites of uvloop, anyio and aiohttp, modes
+test-all: $(venv)/zloop  ## that, and the rest: sanitizers, other levels, packaging, the site, uvloop's suite, io_uring
 	@pip install -q --disable-pip-version-check --group howto
 	@status=0; tools/test $(wheels) || status=1; tools/test $(wheels) --rest || status=1; exit $$status
 

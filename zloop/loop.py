@@ -218,6 +218,13 @@ def _timeouts(handshake: float | None, shutdown: float | None) -> tuple[float, f
     )
 
 
+def _clear_frame_below(failure):
+    """Drop what the frame has that the calling one has called. A function: its names keep nothing."""
+    inner = failure.__traceback__ and failure.__traceback__.tb_next
+    if inner is not None:
+        inner.tb_frame.clear()
+
+
 class Loop(LoopCore, asyncio.SelectorEventLoop):
     """An asyncio event loop on zloop's C++ core.
 
@@ -325,9 +332,7 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
         try:
             return await super()._create_connection_transport(*args, **kwargs)
         except BaseException as failure:
-            inner = failure.__traceback__ and failure.__traceback__.tb_next
-            if inner is not None:
-                inner.tb_frame.clear()
+            _clear_frame_below(failure)
             raise
 
     def _make_ssl_transport(

@@ -413,6 +413,7 @@ def test_loops_in_threads_of_their_own(new_loop):
 
     def run(loop):
         results.append(loop.run_until_complete(asyncio.sleep(0.01, "done")))
+        loop.close()  # here: on io_uring no other thread may turn it
 
     threads = [threading.Thread(target=run, args=(loop,)) for loop in loops]
     for thread in threads:

@@ -165,6 +165,10 @@ class _Holding:
 @pytest.mark.parametrize("together", [True, False], ids=["one segment", "two segments"])
 async def test_a_stream_takes_a_command_and_a_hello(loop, tls, together):
     """A hello that its reader holds already is handed over by newer versions; by older ones it is lost."""
+    if not together and getattr(loop, "backend", "") == "io_uring":
+        pytest.skip(
+            "io_uring receives ahead what this peer reads from a duplicate of the descriptor"
+        )
     ended = loop.create_future()
 
     async def serve(reader, writer):

@@ -153,6 +153,7 @@ def test_children_of_a_loop_in_another_thread(new_loop):
     def work():
         loop = new_loop()
         results.append(loop.run_until_complete(run("echo", "hello")))
+        loop.close()  # here: on io_uring no other thread may turn it
 
     thread = threading.Thread(target=work)
     thread.start()
