@@ -12,6 +12,7 @@ import os
 import socket
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any, assert_type
 
@@ -107,7 +108,9 @@ loop.close()
 assert_type(zloop.get_include(), str)
 assert_type(zloop.__version__, str)
 if sys.version_info < (3, 14):
-    zloop.install()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # from 3.12 on
+        zloop.install()
     policy = zloop.EventLoopPolicy()
     made: Any = policy.new_event_loop()
     made.close()
