@@ -50,10 +50,9 @@ class _LastAtExit:
         """Nothing yet."""
 
     def __del__(self) -> None:
-        if threading.main_thread().is_alive():  # a program has emptied the registry, and goes on
-            type(
-                self
-            ).registered = False  # the next loop sees to it: here the registry is being emptied
+        if threading.main_thread().is_alive():
+            # A program has emptied the registry, and goes on. The next loop sees to it, not we, amid that.
+            type(self).registered = False
         else:
             _zloop._end_interpreter()
 
@@ -239,9 +238,8 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
             _LastAtExit.register()
         try:
             super().__init__(_Selector(self))
-        except (
-            BaseException
-        ):  # no descriptor left, say: nothing stays of it, and __del__ finds it closed
+        except BaseException:
+            # No descriptor left, say: nothing stays of it, and __del__ finds it closed.
             for end in (getattr(self, "_ssock", None), getattr(self, "_csock", None)):
                 if end is not None:
                     end.close()
@@ -317,9 +315,8 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
     def _make_socket_transport(
         self, sock, protocol, waiter=None, *, extra=None, server=None, context=None
     ):
-        if (
-            type(sock) is not socket.socket
-        ):  # its recv() and send() may be its own: asyncio calls them
+        if type(sock) is not socket.socket:
+            # Its recv() and send() may be its own: asyncio calls them.
             more = {} if context is None else {"context": context}
             return super()._make_socket_transport(
                 sock, protocol, waiter, extra=extra, server=server, **more

@@ -23,9 +23,8 @@ from helpers import (
 )
 
 ours = pytest.mark.parametrize("new_loop", ["zloop"], indirect=True)
-LONGEST = (
-    1.0  # seconds that bytes may be on their way while a callback blocks; the kernel holds 0.2
-)
+# seconds that bytes may be on their way while a callback blocks; the kernel holds 0.2
+LONGEST = 1.0
 
 HOW_IT_IS_ENDED = {
     "_exit": "os._exit(0)",
