@@ -1,17 +1,25 @@
 // module/hold.hpp: a segment that the kernel holds back for a moment, so that parts leave together.
 //
-// Each write is in the kernel, and in order, when write() returns. One that is probably not the last of its
-// callback says so (MSG_MORE): the kernel then keeps a segment that is not full, and sends it with what comes
-// behind, when it is pushed, or after 200 ms. Two sends of which the first says so cost 11.5 µs where one of
-// the joined parts costs 10.6, and two plain ones 18.7; and the peer is woken once.
+// Each write is in the kernel, and in order, when write() returns. One that is probably not the last says so
+// (MSG_MORE): the kernel then keeps a segment that is not full, and sends it with what comes behind, when it
+// is pushed, or after 200 ms. Two reasons to say so:
 //
-// Whether it is the last, a connection's habit tells: the last is a plain send, which takes all along. Where
-// a callback writes fewer parts than usual, they are pushed when it returns. One that writes once just sends.
-// Unix sockets know no such flag: each write is sent as it is.
+//   - more parts follow in this callback. A connection's habit tells, and the last part is a plain send,
+//     which takes all along. Where a callback writes fewer parts than usual, they are pushed when it returns.
+//     Two sends of which the first says so cost 11.5 µs where one of the joined parts costs 10.6, and two
+//     plain ones 18.7.
+//   - more callbacks follow in this turn, and the peer is on this machine. Each send wakes it, on another
+//     core, for one message: so all are pushed when the turn has ended, and it is woken for many. That pays
+//     where a message is more work than its send (turn_pace), and the turn's end is near.
+//
+// A connection that writes once, and has no company, just sends. Unix sockets know no such flag: each write
+// is sent as it is.
 //
 // Nothing here is owned: a socket that closes, or leaves the loop, takes itself out.
 #pragma once
 
+#include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <vector>
 
@@ -41,24 +49,91 @@ private:
     std::uint8_t usual_ = 0;  // in the one before
 };
 
-/// The sockets of a loop that have something held back by the callback that runs.
+/// How much work lies between the messages that a loop's turns send to this machine, and what a send costs.
+class turn_pace {
+public:
+    using clock = std::chrono::steady_clock;
+
+    /// Something is written by the callback of that number.
+    void note(std::uint32_t callback) noexcept {
+        if (callback != callback_) {
+            callback_ = callback;
+            if (writers_++ == 0) {
+                began_ = clock::now();
+            }
+        }
+    }
+
+    /// Whether the end of this turn is worth waiting for.
+    bool pays() const noexcept { return work_ > send_ && rest_ == 0; }
+
+    /// Whether a plain send is one of those whose time is taken.
+    bool is_sample() noexcept { return (++sends_ & 31) == 0; }
+    void took(clock::duration send) noexcept { approach(send_, send); }
+
+    /// Since the turn's first write.
+    clock::duration elapsed() const noexcept { return clock::now() - began_; }
+
+    /// `held`: its messages were not sent before.
+    void end_turn(bool held) noexcept {
+        if (writers_ >= fewest) {
+            const auto each = elapsed() / writers_;
+            approach(work_, held ? each : std::max(each - send_, clock::duration::zero()));
+        }
+        writers_ = 0;
+        rest_ -= rest_ != 0;
+    }
+
+    /// A callback took so long that what was held came late: that may happen again.
+    void was_late() noexcept { rest_ = turns_of_rest; }
+
+private:
+    static constexpr unsigned fewest = 4;  // messages of a turn that tells something
+    static constexpr unsigned turns_of_rest = 256;
+
+    static void approach(clock::duration& average, clock::duration sample) noexcept {
+        average += (sample - average) / 8;
+    }
+
+    clock::duration work_{};  // averages
+    clock::duration send_ = std::chrono::microseconds(5);
+    clock::time_point began_{};
+    unsigned writers_ = 0;  // callbacks of this turn that have written
+    unsigned rest_ = 0;     // turns for which nothing is held to their end
+    std::uint32_t callback_ = 0;
+    std::uint32_t sends_ = 0;
+};
+
+/// The sockets of a loop that have something held back.
 class held_sockets {
 public:
     static constexpr std::size_t most_bytes = 16 * 1024;  // of one write: a longer one fills segments anyway
 
+    turn_pace pace;
+
     bool empty() const noexcept { return sockets_.empty(); }
 
-    /// The socket's last write is held.
-    void add(SocketTransport& socket) noexcept;
+    /// The socket's last write is held, for the callback that runs or for the whole turn.
+    void add(SocketTransport& socket, bool to_turns_end) noexcept;
 
     /// Its last write was sent plainly, and all before it; or it is to be pushed no more.
     void forget(SocketTransport& socket) noexcept;
 
-    /// Lets everything go: the callback has returned, or waits for what that brings.
+    /// The callback has returned: lets go what is not held to the turn's end, or has been held for long.
+    void end_callback() noexcept;
+
+    /// Lets everything go.
+    void end_turn() noexcept;
+
+    /// Lets everything go: somebody waits for what that brings.
     void push_all() noexcept;
 
 private:
+    // What other connections of a turn may wait for one. A turn of 64 of uvicorn's messages takes as much.
+    static constexpr std::chrono::milliseconds most_patience{1};
+
     std::vector<SocketTransport*> sockets_;
+    bool to_turns_end_ = false;  // some of them
 };
 
 }  // namespace zl

@@ -712,6 +712,7 @@ py::ref LoopCore::run_once() {
     }};
     do {
         raise_failure();  // of a callback outside of the loop's turns
+        const at_exit let_go{[this] { held.end_turn(); }};
         loop->turn(stopping ? zloop::nanoseconds::zero() : zloop::loop::forever);
         raise_failure();
     } while (until_stop && !stopping);

@@ -87,7 +87,7 @@ public:
     ~callback_scope() {
         core_.in_callback = outer_;
         if (!outer_ && !core_.held.empty()) {
-            core_.held.push_all();
+            core_.held.end_callback();
         }
     }
 

@@ -109,6 +109,20 @@ public:
         }
     }
 
+    /// Whether it can only be this machine: 127.0.0.0/8, also mapped into IPv6, or ::1.
+    bool is_loopback() const noexcept {
+        switch (family()) {
+            case AF_INET:
+                return reinterpret_cast<const unsigned char&>(storage_.v4.sin_addr) == IN_LOOPBACKNET;
+            case AF_INET6: {
+                const in6_addr& host = storage_.v6.sin6_addr;
+                return IN6_IS_ADDR_LOOPBACK(&host) ||
+                       (IN6_IS_ADDR_V4MAPPED(&host) && host.s6_addr[12] == IN_LOOPBACKNET);
+            }
+            default: return false;
+        }
+    }
+
     /// The numeric host, or the path (empty for an unnamed Unix socket).
     std::string host() const {
         char text[INET6_ADDRSTRLEN];

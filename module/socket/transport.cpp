@@ -74,6 +74,7 @@ py::ref SocketTransport::from_python(loop_state& core, PyObject* sock, PyObject*
     }
     self.is_tcp = is_tcp;
     self.sock = py::ref::borrow(sock);
+    self.options_unknown = true;
     self.own(std::move(*adopted));
     self.extra = extra != Py_None ? py::ref::borrow(extra) : nullptr;
     self.connected(self.socket.peer_address(), server, waiter);
@@ -95,6 +96,7 @@ void SocketTransport::from_accepted(loop_state& core, zloop::stream socket, cons
 void SocketTransport::remember_peer(const zloop::address& address) {
     if (address.family() == AF_INET || address.family() == AF_INET6) {
         std::memcpy(&peer, address.data(), address.size());
+        peer_is_here = address.is_loopback();
     } else {
         peername = name_of(address);
     }
@@ -254,10 +256,26 @@ PyObject* SocketTransport::python_socket() {
     return sock.get();
 }
 
+/// Whether a program has our Python socket, and can set what it likes on it. Of one that it has duplicated,
+/// we do not know.
+bool SocketTransport::is_out() const noexcept {
+    const Py_ssize_t own_wrapped = 2, own_sock = wrapped ? 2 : 1;  // with those in `extra`, and in `wrapped`
+    return sock && (knows_extra || Py_REFCNT(sock.get()) > own_sock ||
+                    (wrapped && Py_REFCNT(wrapped.get()) > own_wrapped));
+}
+
+/// Whether the program has set TCP_CORK, as far as it can have.
+bool SocketTransport::is_corked() noexcept {
+    const bool out = is_out(), corked = socket.is_corked();
+    options_unknown = out || corked;
+    return corked;
+}
+
 py::ref SocketTransport::get_sock() {
     if (lost) {
         return py::none();
     }
+    options_unknown = true;
     return py::ref::borrow(python_socket());
 }
 
@@ -311,6 +329,7 @@ py::ref SocketTransport::known_extra_info(PyObject* name) {
         return nullptr;
     }
     if (const py::ref given = extra) {  // a dict
+        options_unknown = true;         // it may be the socket
         py::ref found = py::ref::borrow(PyDict_GetItemWithError(given.get(), name));
         if (found || PyErr_Occurred()) {
             return py::ref::steal(found.release());
@@ -329,19 +348,21 @@ py::ref SocketTransport::known_extra_info(PyObject* name) {
         return sockname;
     }
     if (PyUnicode_CompareWithASCIIString(name, "socket") == 0) {
+        options_unknown = true;
         const py::ref python = py::ref::borrow(python_socket());
-        py::ref wrapped = py::call(core->state->transport_socket.get(), python.get());
+        py::ref fresh = py::call(core->state->transport_socket.get(), python.get());
         if (knows_extra) {
             return nullptr;
         }
+        wrapped = fresh;
         if (!extra) {
             extra = py::ref::steal(PyDict_New());
         }
         const py::ref into = extra;
-        if (PyDict_SetItem(into.get(), name, wrapped.get()) != 0) {
+        if (PyDict_SetItem(into.get(), name, fresh.get()) != 0) {
             throw py::error_set{};
         }
-        return wrapped;
+        return fresh;
     }
     return nullptr;
 }

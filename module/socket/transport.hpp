@@ -24,6 +24,7 @@ namespace zl {
 struct socket_transport_fields {
     py::ref server;
     py::ref sock;      // a socket.socket that owns the descriptor, or none
+    py::ref wrapped;   // the asyncio.TransportSocket of it that is in `extra`
     py::ref sockname;  // as Python writes it, once somebody asked, or the socket is closed
     py::ref peername;  // as Python writes it, once somebody asked
     zloop::stream socket;
@@ -36,7 +37,9 @@ struct socket_transport_fields {
     bool buffered : 1 = false;     // the protocol is a BufferedProtocol
     bool under_tls : 1 = false;    // the protocol is a TLSTransport
     bool is_tcp : 1 = false;
-    bool held : 1 = false;  // held_sockets': it has us
+    bool held : 1 = false;             // held_sockets': it has us
+    bool peer_is_here : 1 = false;     // on this machine
+    bool options_unknown : 1 = false;  // of the socket: a program had it since we looked
 
     /// From _begin_sendfile() to _end_sendfile(); nothing can be written meanwhile.
     bool sends_file() const noexcept { return backlog != nullptr && backlog->file != nullptr; }
@@ -47,7 +50,7 @@ struct socket_transport_fields {
                 Py_VISIT(self.backlog->file->future.get());
             }
             return py::owned<&socket_transport_fields::server, &socket_transport_fields::sock,
-                             &socket_transport_fields::peername,
+                             &socket_transport_fields::wrapped, &socket_transport_fields::peername,
                              &socket_transport_fields::sockname>::visit(self, visit, arg);
         }
     };
@@ -95,7 +98,7 @@ struct SocketTransport : socket_reader<SocketTransport>, socket_transport_fields
 
     /// Lets the kernel send what it holds back, unless the program has said that it will.
     void push() noexcept {
-        if (!sock || !socket.is_corked()) {
+        if (!options_unknown || !is_corked()) {
             socket.push();
         }
     }
@@ -125,7 +128,8 @@ private:
     void check_writable() const;
     void write_bytes(py::ref bytes);
     bool can_be_sent();
-    bool expects_more(std::size_t size) noexcept;
+    enum class following : std::uint8_t { nothing, parts, callbacks };
+    following what_follows(std::size_t size) noexcept;
     void send_now(std::span<PyObject* const> parts, std::size_t size) noexcept;
     void keep(std::span<PyObject* const> parts, std::size_t sent) noexcept;
     void append(py::ref bytes, std::size_t offset);
@@ -146,6 +150,8 @@ private:
     void close_socket() noexcept;
     void detach_from_server() noexcept;
 
+    bool is_corked() noexcept;
+    bool is_out() const noexcept;
     void capture_names() noexcept;
     PyObject* python_socket();
     py::ref known_extra_info(PyObject* name);

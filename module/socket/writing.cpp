@@ -130,14 +130,27 @@ py::ref SocketTransport::writelines(const py::arguments& args) {
     return py::none();
 }
 
-/// Whether the kernel had better wait for what is likely to be written next. See ../hold.hpp.
-bool SocketTransport::expects_more(std::size_t size) noexcept {
-    return core->in_callback && is_tcp && habit.note(core->callback) && size <= held_sockets::most_bytes;
+/// What the kernel had better wait for before it sends. See ../hold.hpp.
+SocketTransport::following SocketTransport::what_follows(std::size_t size) noexcept {
+    if (!core->in_callback || !is_tcp || size > held_sockets::most_bytes) {
+        return following::nothing;
+    }
+    const bool parts = habit.note(core->callback);
+    if (core->turning && peer_is_here) {
+        core->held.pace.note(core->callback);
+        if (!core->loop->ready().empty() && core->held.pace.pays()) {
+            return following::callbacks;
+        }
+    }
+    return parts ? following::parts : following::nothing;
 }
 
 void SocketTransport::send_now(std::span<PyObject* const> parts, std::size_t size) noexcept {
     std::array<iovec, 64> views;
-    const bool more = expects_more(size);
+    const following follow = what_follows(size);
+    const bool more = follow != following::nothing;
+    const bool is_sample = !more && core->held.pace.is_sample();
+    const auto began = is_sample ? turn_pace::clock::now() : turn_pace::clock::time_point{};
     std::size_t sent = 0, sent_parts = 0, rest = 0;
     while (sent_parts < parts.size() && rest == 0) {  // once, but for very many parts
         const auto some = parts.subspan(sent_parts, std::min(parts.size() - sent_parts, views.size()));
@@ -156,7 +169,10 @@ void SocketTransport::send_now(std::span<PyObject* const> parts, std::size_t siz
         rest -= *attempt;
         sent_parts += some.size();
     }
-    more ? core->held.add(*this) : core->held.forget(*this);
+    if (is_sample) {
+        core->held.pace.took(turn_pace::clock::now() - began);
+    }
+    more ? core->held.add(*this, follow == following::callbacks) : core->held.forget(*this);
     core->has_sent();
     if (sent < size) {
         keep(parts, sent);

@@ -28,6 +28,21 @@ TEST_CASE("a numeric IPv6 address is read and printed in its shortest form", "[a
     CHECK(made.size() == sizeof(sockaddr_in6));
 }
 
+TEST_CASE("an address of the loopback network is known as such", "[address]") {
+    for (const char* const here : {"127.0.0.1", "127.255.0.9", "::1", "::ffff:127.0.0.1"}) {
+        INFO(here);
+        CHECK(address::ip(here, 80)->is_loopback());
+    }
+    for (const char* const elsewhere :
+         {"128.0.0.1", "0.0.0.0", "192.0.2.127", "::", "::2", "::ffff:192.0.2.1"}) {
+        INFO(elsewhere);
+        CHECK_FALSE(address::ip(elsewhere, 80)->is_loopback());
+    }
+    CHECK(address::loopback().is_loopback());
+    CHECK_FALSE(address::local("/run/socket")->is_loopback());
+    CHECK_FALSE(address().is_loopback());
+}
+
 TEST_CASE("an IPv6 scope is read by interface name and by number, and printed by name", "[address]") {
     const auto index = ::if_nametoindex("lo");
     REQUIRE(index != 0);

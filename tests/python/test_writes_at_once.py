@@ -10,6 +10,7 @@ import select
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 from helpers import (
@@ -234,6 +235,112 @@ async def test_connections_that_write_in_turn_have_a_segment_each(loop):
         await close(protocol, peer)
 
 
+# What waits for the end of a turn.
+
+WORK = 50e-6  # seconds that a busy callback takes: more than a send costs, less than others may wait for
+
+
+def busy(seconds):
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+class BusyTurns:
+    """Five connections that write in each turn, each after some work."""
+
+    def __init__(self, loop, family=socket.AF_INET):
+        self.loop = loop
+        self.family = family
+
+    async def __aenter__(self):
+        self.ends = []
+        for _ in range(5):
+            protocol = Recorder()
+            mine, peer = tcp_pair(self.family)
+            transport, _ = await self.loop.create_connection(lambda p=protocol: p, sock=mine)
+            self.ends.append((protocol, transport, peer))
+        self.first = self.ends[0][1].get_extra_info("socket")
+        return self
+
+    async def __aexit__(self, *_):
+        for protocol, _, peer in self.ends:
+            await close(protocol, peer)
+
+    async def turn(self, last_takes=0.0):
+        """Give how many segments of the first had left when the last began, and when the turn was over."""
+        before = data_segments_sent(self.first)
+        seen = []
+
+        def work_and_write(transport):
+            busy(WORK)
+            transport.write(b"part")
+
+        for _, transport, _ in self.ends:
+            self.loop.call_soon(work_and_write, transport)
+        self.loop.call_soon(lambda: seen.append(data_segments_sent(self.first) - before))
+        self.loop.call_soon(busy, last_takes)
+        self.loop.call_soon(lambda: seen.append(data_segments_sent(self.first) - before))
+        await turns(2)
+        seen.append(data_segments_sent(self.first) - before)
+        for _, _, peer in self.ends:
+            assert receive_all(peer, 4) == b"part"
+        return seen
+
+    async def turn_that_holds(self, **how):
+        """As turn(); the first few tell the loop what work and sends take, and others may disturb them."""
+        end = time.monotonic() + PATIENCE
+        while (seen := await self.turn(**how))[0] != 0:
+            assert time.monotonic() < end
+        return seen
+
+
+@ours
+async def test_the_messages_of_a_busy_turn_leave_when_it_ends(loop):
+    async with BusyTurns(loop) as busy_turns:
+        assert await busy_turns.turn_that_holds() == [0, 0, 1]
+
+
+@ours
+async def test_they_do_not_wait_for_a_slow_callback_twice(loop):
+    async with BusyTurns(loop) as busy_turns:
+        assert await busy_turns.turn_that_holds(last_takes=0.02) == [0, 1, 1]
+        for _ in range(3):
+            assert await busy_turns.turn() == [1, 1, 1]
+
+
+@ours
+async def test_a_peer_that_is_waited_for_in_a_busy_turn_has_it_soon(loop):
+    async with BusyTurns(loop) as busy_turns:
+        await busy_turns.turn_that_holds()
+        _, transport, peer = busy_turns.ends[0]
+
+        def write_and_wait_for_it():
+            busy_turns.ends[1][1].write(b"more")
+            transport.write(b"busy")
+            return peer.recv(4)
+
+        assert await in_a_callback(loop, write_and_wait_for_it) == b"busy"
+        assert receive_all(busy_turns.ends[1][2], 4) == b"more"
+
+
+@ours
+async def test_messages_without_work_are_not_held(loop):
+    async with BusyTurns(loop) as busy_turns:
+        transports = [transport for _, transport, _ in busy_turns.ends]
+        sent = []
+        for _ in range(300):
+            before = data_segments_sent(busy_turns.first)
+            for transport in transports:
+                loop.call_soon(transport.write, b"part")
+            loop.call_soon(lambda: sent.append(data_segments_sent(busy_turns.first)))
+            await turns(2)
+            for _, _, peer in busy_turns.ends:
+                assert receive_all(peer, 4) == b"part"
+
+        assert sent[-1] - before == 1
+
+
 @ours
 @pytest.mark.parametrize("option", [socket.TCP_NODELAY, socket.TCP_CORK], ids=["NODELAY", "CORK"])
 @pytest.mark.parametrize("value", [0, 1])
@@ -248,6 +355,36 @@ async def test_what_a_program_has_set_on_its_socket_stays(loop, option, value):
     await turns(1)
 
     assert bool(sock.getsockopt(socket.IPPROTO_TCP, option)) == bool(value)
+    await close(protocol, peer)
+
+
+@ours
+@pytest.mark.parametrize("way", ["get_extra_info", "_extra", "_sock", "sock="])
+async def test_it_stays_whichever_way_the_program_has_set_it(loop, way):
+    protocol = Recorder()
+    ours, peer = tcp_pair()
+    transport, _ = await loop.create_connection(lambda: protocol, sock=ours)
+    if way != "sock=":
+        del ours
+    await make_a_habit(loop, transport, peer, 3)
+
+    def sock():
+        match way:
+            case "get_extra_info":
+                return transport.get_extra_info("socket")
+            case "_extra":
+                return transport._extra["socket"]
+            case "_sock":
+                return transport._sock
+            case "sock=":
+                return ours
+
+    for value in (0, 1, 0, 1):  # it is dropped in between
+        sock().setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, value)
+        for _ in range(3):
+            await in_a_callback(loop, write_in_parts, transport, b"part", b"part")
+            await turns(1)
+            assert sock().getsockopt(socket.IPPROTO_TCP, socket.TCP_CORK) == value
     await close(protocol, peer)
 
 
