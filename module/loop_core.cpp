@@ -658,6 +658,20 @@ py::ref LoopCore::call_at(const py::arguments& args) {
     return arm(*this, *handle, deadline_of(handle->when_seconds));
 }
 
+namespace {
+
+/// Whether asyncio's create_task() hands a keyword on to the task.
+bool is_task_keyword(PyObject* name) noexcept {
+#if PY_VERSION_HEX >= 0x030E0000
+    return PyUnicode_CompareWithASCIIString(name, "loop") != 0;  // any but its own
+#else
+    return PyUnicode_CompareWithASCIIString(name, "name") == 0 ||
+           PyUnicode_CompareWithASCIIString(name, "context") == 0;
+#endif
+}
+
+}  // namespace
+
 py::ref LoopCore::create_future() {
     PyObject* arguments[] = {nullptr, self()};
     const py::ref future = py::ref::steal(PyObject_GetAttr(state->futures.get(), state->str_Future.get()));
@@ -666,7 +680,7 @@ py::ref LoopCore::create_future() {
 }
 
 py::ref LoopCore::create_task(const py::arguments& args) {
-    if (args.count != 1 || args.keyword_count() != 0 || debug || closed || task_factory.get() != Py_None) {
+    if (args.count != 1 || debug || closed || task_factory.get() != Py_None) {
         return call_inherited("create_task", args);
     }
     const py::ref inherited =
@@ -674,10 +688,32 @@ py::ref LoopCore::create_task(const py::arguments& args) {
     if (inherited.get() != state->stock_create_task.get()) {  // who traces tasks wraps it, on asyncio's class
         return call_inherited("create_task", args);
     }
-    PyObject* arguments[] = {nullptr, args.values[0], self()};
+    // Task(coro, loop=loop, …) with the keywords that are given, but those that say no more than their absence.
+    constexpr Py_ssize_t most_keywords = 4;
+    std::array<PyObject*, 3 + most_keywords> values{nullptr, args.values[0], self()};
+    std::array<PyObject*, most_keywords> names;
+    Py_ssize_t count = 0;
+    for (Py_ssize_t index = 0; index < args.keyword_count(); ++index) {
+        PyObject* const name = args.keyword_name(index);
+        if (count == most_keywords || !is_task_keyword(name)) {
+            return call_inherited("create_task", args);
+        }
+        if (args.keyword_value(index) != Py_None) {
+            values[static_cast<std::size_t>(3 + count)] = args.keyword_value(index);
+            names[static_cast<std::size_t>(count++)] = name;
+        }
+    }
+    py::ref keywords = state->loop_keyword;
+    if (count != 0) {
+        keywords = py::ref::steal(PyTuple_New(1 + count));
+        PyTuple_SET_ITEM(keywords.get(), 0, Py_NewRef(PyTuple_GET_ITEM(state->loop_keyword.get(), 0)));
+        for (Py_ssize_t index = 0; index < count; ++index) {
+            PyTuple_SET_ITEM(keywords.get(), 1 + index, Py_NewRef(names[static_cast<std::size_t>(index)]));
+        }
+    }
     const py::ref task = py::ref::steal(PyObject_GetAttr(state->tasks.get(), state->str_Task.get()));
-    return py::ref::steal(PyObject_Vectorcall(task.get(), arguments + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET,
-                                              state->loop_keyword.get()));
+    return py::ref::steal(PyObject_Vectorcall(task.get(), values.data() + 1,
+                                              1 | PY_VECTORCALL_ARGUMENTS_OFFSET, keywords.get()));
 }
 
 py::ref LoopCore::time() {

@@ -806,6 +806,37 @@ async def test_a_task_runs_in_the_context_given(loop):
     assert await loop.create_task(look()) == "unset"
 
 
+async def test_each_keyword_reaches_the_class_of_tasks(loop, monkeypatch):
+    given = []
+
+    class Watched(asyncio.Task):
+        def __init__(self, coro, **keywords):
+            given.append({name: value for name, value in keywords.items() if value is not None})
+            super().__init__(coro, **keywords)
+
+    monkeypatch.setattr(asyncio.tasks, "Task", Watched)
+    context = contextvars.copy_context()
+    asked = [{}, {"name": "named"}, {"context": context}, {"name": "both", "context": context}]
+    if sys.version_info >= (3, 14):
+        asked += [{"eager_start": True}, {"name": "early", "context": context, "eager_start": True}]
+    for keywords in asked:
+        task = loop.create_task(asyncio.sleep(0), **keywords)
+        assert type(task) is Watched
+        assert "name" not in keywords or task.get_name() == keywords["name"]
+        await task
+    await loop.create_task(asyncio.sleep(0), name=None, context=None)
+
+    assert given == [{"loop": loop, **keywords} for keywords in asked] + [{"loop": loop}]
+
+
+@pytest.mark.parametrize("keywords", [{"nonsense": 1}, {"loop": None}])
+async def test_a_keyword_that_tasks_do_not_have_is_refused(loop, keywords):
+    sleeping = asyncio.sleep(0)
+    with pytest.raises(TypeError):
+        loop.create_task(sleeping, **keywords)
+    sleeping.close()
+
+
 async def test_a_task_factory_is_used(loop):
     made = []
 
