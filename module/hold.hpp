@@ -37,7 +37,7 @@ public:
             usual_ = parts_;
             parts_ = 0;
         }
-        parts_ += parts_ < most;
+        parts_ = static_cast<std::uint8_t>(parts_ + (parts_ < most));
         return parts_ < usual_;
     }
 

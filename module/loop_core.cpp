@@ -688,7 +688,8 @@ py::ref LoopCore::create_task(const py::arguments& args) {
     if (inherited.get() != state->stock_create_task.get()) {  // who traces tasks wraps it, on asyncio's class
         return call_inherited("create_task", args);
     }
-    // Task(coro, loop=loop, …) with the keywords that are given, but those that say no more than their absence.
+    // Task(coro, loop=loop, …) with the keywords that are given, but those that say no more than their
+    // absence.
     constexpr Py_ssize_t most_keywords = 4;
     std::array<PyObject*, 3 + most_keywords> values{nullptr, args.values[0], self()};
     std::array<PyObject*, most_keywords> names;
@@ -1116,6 +1117,10 @@ void add_loop_core_type(PyObject* module, module_state& state) {
             "sock_sendall", "sock_sendall($self, sock, data)\n--\n\nasyncio.loop.sock_sendall"),
         py::method<&LoopCore::sock_sendto>(
             "sock_sendto", "sock_sendto($self, sock, data, address)\n--\n\nasyncio.loop.sock_sendto"),
+        py::method<&LoopCore::getaddrinfo>("getaddrinfo",
+                                           "getaddrinfo($self, host, port, *, family=0, type=0, proto=0, "
+                                           "flags=0)\n--\n\nasyncio.loop.getaddrinfo; what is numeric is "
+                                           "answered at once."),
         py::method<&LoopCore::begin_sock_sendfile>("_sock_sendfile",
                                                    "Send (sock, descriptor, offset, count) of a file."),
         py::method<&LoopCore::sock_connect>(

@@ -14,6 +14,7 @@
 #include <unordered_map>
 
 #include "handle.hpp"
+#include "literals.hpp"
 
 namespace zl {
 
@@ -62,6 +63,7 @@ struct loop_core_fields {
     SockOperation* sock_operations = nullptr;      // that wait, the newest first; one reference each
     std::size_t sock_operations_in_line = 0;       // of them; the others are watching
     std::unique_ptr<std::byte[]> sock_scratch;     // what they receive into
+    literal_answers literals;
     std::uint64_t sock_turn = 0;                   // the callback, by the loop's count, in which
     unsigned sock_calls = 0;                       // so many operations began
     std::unordered_map<int, acceptor*> acceptors;  // each deletes itself once stopped
@@ -118,6 +120,7 @@ struct LoopCore : loop_state, loop_core_fields {
     py::ref sock_sendall(const py::arguments& args);
     py::ref sock_sendto(const py::arguments& args);
     py::ref begin_sock_sendfile(const py::arguments& args);
+    py::ref getaddrinfo(const py::arguments& args);
     py::ref sock_connect(const py::arguments& args);
     py::ref sock_accept(const py::arguments& args);
 

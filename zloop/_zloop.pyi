@@ -2,7 +2,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
-from socket import socket
+from socket import AddressFamily, SocketKind, socket
 from typing import Any, ClassVar, TypedDict, TypeVar, final
 
 from typing_extensions import Buffer, TypeVarTuple, Unpack, disjoint_base
@@ -140,6 +140,28 @@ class LoopCore:
     ) -> asyncio.Task[_T]: ...
     def time(self) -> float: ...
     def stop(self) -> None: ...
+    def getaddrinfo(
+        self,
+        host: bytes | str | None,
+        port: bytes | str | int | None,
+        *,
+        family: int = 0,
+        type: int = 0,
+        proto: int = 0,
+        flags: int = 0,
+    ) -> Coroutine[
+        Any,
+        Any,
+        list[
+            tuple[
+                AddressFamily,
+                SocketKind,
+                int,
+                str,
+                tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes],
+            ]
+        ],
+    ]: ...
     def sock_recv(self, sock: socket, n: int) -> Coroutine[Any, Any, bytes]: ...
     def sock_recv_into(self, sock: socket, buf: Buffer) -> Coroutine[Any, Any, int]: ...
     def sock_recvfrom(

@@ -5,6 +5,8 @@
 // convert, take asyncio's own code.
 
 #include <algorithm>
+#include <array>
+#include <climits>
 #include <cstring>
 #include <optional>
 
@@ -412,6 +414,54 @@ py::ref LoopCore::sock_accept(const py::arguments& args) {
         return SockOperation::make(*this, accept_call, args.values[0]);
     }
     return call_inherited("sock_accept", args);
+}
+
+// Names.
+
+namespace {
+
+constexpr sock_call answer_call = {"getaddrinfo", zloop::direction::read,
+                                   [](SockOperation& operation) -> py::ref { return operation.argument; }};
+
+/// The keywords of getaddrinfo(): family, type, proto, flags. Nothing for what Python's function has to
+/// judge.
+std::optional<std::array<int, 4>> hints_of(const py::arguments& args) noexcept {
+    constexpr std::array<const char*, 4> names = {"family", "type", "proto", "flags"};
+    std::array<int, 4> hints{};
+    for (Py_ssize_t index = 0; index < args.keyword_count(); ++index) {
+        const auto is_it = [name = args.keyword_name(index)](const char* known) {
+            return PyUnicode_CompareWithASCIIString(name, known) == 0;
+        };
+        const auto found = std::find_if(names.begin(), names.end(), is_it);
+        PyObject* const value = args.keyword_value(index);
+        if (found == names.end() || !PyLong_Check(value)) {
+            return std::nullopt;
+        }
+        int overflow = 0;
+        const long number = PyLong_AsLongAndOverflow(value, &overflow);
+        if (overflow != 0 || number < INT_MIN || number > INT_MAX) {
+            return std::nullopt;
+        }
+        hints[static_cast<std::size_t>(found - names.begin())] = static_cast<int>(number);
+    }
+    return hints;
+}
+
+}  // namespace
+
+py::ref LoopCore::getaddrinfo(const py::arguments& args) {
+    const auto hints = args.count == 2 && !debug && !closed ? hints_of(args) : std::nullopt;
+    if (hints) {
+        // asyncio looks there for it, at each call: it may have been replaced.
+        const py::ref socket = py::attribute(state->base_events.get(), "socket");
+        const py::ref function = py::attribute(socket.get(), "getaddrinfo");
+        if (function.get() == state->stock_getaddrinfo.get()) {
+            if (py::ref answer = literals.find(function.get(), args.values[0], args.values[1], *hints)) {
+                return SockOperation::make(*this, answer_call, Py_None, answer.get());
+            }
+        }
+    }
+    return call_inherited("getaddrinfo", args);
 }
 
 }  // namespace zl

@@ -65,7 +65,7 @@ PySendResult SockOperation::step(PyObject* value, PyObject** result) noexcept {
 
 /// asyncio looks for sockets that would block the loop in debug mode only; ours never do.
 void SockOperation::check_socket() {
-    if (core->debug) {
+    if (core->debug && sock.get() != Py_None) {
         const py::ref timeout = py::call_method(sock.get(), core->state->str_gettimeout.get());
         if (timeout.get() == Py_None || PyFloat_AsDouble(timeout.get()) != 0) {
             py::raise(PyExc_ValueError, "the socket must be non-blocking");
