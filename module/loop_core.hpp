@@ -60,9 +60,9 @@ struct loop_core_fields {
     bool own_time = false;          // time() is overridden
 
     std::unordered_map<int, std::unique_ptr<descriptor_watch>> readers, writers;
-    SockOperation* sock_operations = nullptr;      // that wait, the newest first; one reference each
-    std::size_t sock_operations_in_line = 0;       // of them; the others are watching
-    std::unique_ptr<std::byte[]> sock_scratch;     // what they receive into
+    SockOperation* sock_operations = nullptr;   // that wait, the newest first; one reference each
+    std::size_t sock_operations_in_line = 0;    // of them; the others are watching
+    std::unique_ptr<std::byte[]> sock_scratch;  // what they receive into
     literal_answers literals;
     std::uint64_t sock_turn = 0;                   // the callback, by the loop's count, in which
     unsigned sock_calls = 0;                       // so many operations began
