@@ -2,7 +2,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
-from socket import AddressFamily, SocketKind, socket
+from socket import socket
 from typing import Any, ClassVar, TypedDict, TypeVar, final
 
 from typing_extensions import Buffer, TypeVarTuple, Unpack, disjoint_base
@@ -150,18 +150,8 @@ class LoopCore:
         proto: int = 0,
         flags: int = 0,
     ) -> Coroutine[
-        Any,
-        Any,
-        list[
-            tuple[
-                AddressFamily,
-                SocketKind,
-                int,
-                str,
-                tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes],
-            ]
-        ],
-    ]: ...
+        Any, Any, Any
+    ]: ...  # what typeshed says, which is not the same in each of its versions
     def sock_recv(self, sock: socket, n: int) -> Coroutine[Any, Any, bytes]: ...
     def sock_recv_into(self, sock: socket, buf: Buffer) -> Coroutine[Any, Any, int]: ...
     def sock_recvfrom(
