@@ -14,6 +14,28 @@ namespace {
 
 constexpr int harmless = AI_PASSIVE | AI_NUMERICHOST | AI_NUMERICSERV;  // with an address and a number
 
+/// Whether each entry is an address of that family, without a name.
+bool is_understood(PyObject* answer, bool is_v6) noexcept {
+    if (!PyList_CheckExact(answer)) {
+        return false;
+    }
+    for (Py_ssize_t index = 0; index < PyList_GET_SIZE(answer); ++index) {
+        PyObject* const entry = PyList_GET_ITEM(answer, index);
+        if (!PyTuple_CheckExact(entry) || PyTuple_GET_SIZE(entry) != 5) {
+            return false;
+        }
+        PyObject* const name = PyTuple_GET_ITEM(entry, 3);
+        PyObject* const address = PyTuple_GET_ITEM(entry, 4);
+        if (!PyUnicode_Check(name) || PyUnicode_GET_LENGTH(name) != 0 || !PyTuple_CheckExact(address) ||
+            PyTuple_GET_SIZE(address) != (is_v6 ? 4 : 2)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+}  // namespace
+
 bool read_literal(PyObject* host, PyObject* port, zloop::address& into) noexcept {
     if (!PyUnicode_CheckExact(host) || !PyUnicode_IS_ASCII(host) || !PyLong_CheckExact(port)) {
         return false;
@@ -36,28 +58,6 @@ bool read_literal(PyObject* host, PyObject* port, zloop::address& into) noexcept
     }
     return static_cast<bool>(address);
 }
-
-/// Whether each entry is an address of that family, without a name.
-bool is_understood(PyObject* answer, bool is_v6) noexcept {
-    if (!PyList_CheckExact(answer)) {
-        return false;
-    }
-    for (Py_ssize_t index = 0; index < PyList_GET_SIZE(answer); ++index) {
-        PyObject* const entry = PyList_GET_ITEM(answer, index);
-        if (!PyTuple_CheckExact(entry) || PyTuple_GET_SIZE(entry) != 5) {
-            return false;
-        }
-        PyObject* const name = PyTuple_GET_ITEM(entry, 3);
-        PyObject* const address = PyTuple_GET_ITEM(entry, 4);
-        if (!PyUnicode_Check(name) || PyUnicode_GET_LENGTH(name) != 0 || !PyTuple_CheckExact(address) ||
-            PyTuple_GET_SIZE(address) != (is_v6 ? 4 : 2)) {
-            return false;
-        }
-    }
-    return true;
-}
-
-}  // namespace
 
 const literal_answers::form* literal_answers::form_of(PyObject* function, bool is_v6,
                                                       const std::array<int, 4>& hints) {

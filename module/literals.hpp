@@ -9,9 +9,14 @@
 #include <array>
 #include <vector>
 
+#include <zloop/address.hpp>
+
 #include "py.hpp"
 
 namespace zl {
+
+/// The address that a numeric host and a number for a port are; false, without an error, for anything else.
+bool read_literal(PyObject* host, PyObject* port, zloop::address& into) noexcept;
 
 class literal_answers {
 public:

@@ -1121,6 +1121,10 @@ void add_loop_core_type(PyObject* module, module_state& state) {
                                            "getaddrinfo($self, host, port, *, family=0, type=0, proto=0, "
                                            "flags=0)\n--\n\nasyncio.loop.getaddrinfo; what is numeric is "
                                            "answered at once."),
+        py::method<&LoopCore::connect>(
+            "_connect",
+            "_connect($self, protocol_factory, host, port, /)\n--\n\nCoroutine that "
+            "gives (transport, protocol, waiter); None where host or port is no number."),
         py::method<&LoopCore::begin_sock_sendfile>("_sock_sendfile",
                                                    "Send (sock, descriptor, offset, count) of a file."),
         py::method<&LoopCore::sock_connect>(

@@ -324,6 +324,24 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
         self._ensure_fd_no_transport(sock)
         return self._new_socket_transport(sock, protocol, waiter, extra, server, context)
 
+    @functools.wraps(asyncio.SelectorEventLoop.create_connection)
+    async def create_connection(self, protocol_factory, host=None, port=None, **options):
+        # What is numeric is ours, unless somebody has another idea of any step of asyncio's way.
+        connecting = (
+            self._connect(protocol_factory, host, port)
+            if not options and _connects_as_made(self)
+            else None
+        )
+        if connecting is None:
+            return await super().create_connection(protocol_factory, host, port, **options)
+        transport, protocol, waiter = await connecting
+        try:
+            await waiter
+        except BaseException:
+            transport.close()
+            raise
+        return transport, protocol
+
     async def _create_connection_transport(self, *args, **kwargs):
         """asyncio's; what it raises lies in a future of its frame: no cycle through that frame."""
         try:
@@ -657,3 +675,28 @@ _STOCK_ACCEPTING = (
     Loop._make_ssl_transport,
     Loop._make_socket_transport,
 )
+
+
+_STOCK_SOCKET = socket.socket
+_STEPS_OF_CONNECTING = {
+    name: getattr(Loop, name)
+    for name in (
+        "_connect_sock",
+        "_create_connection_transport",
+        "_ensure_resolved",
+        "_make_socket_transport",
+        "getaddrinfo",
+        "sock_connect",
+    )
+}
+
+
+def _connects_as_made(loop: Loop) -> bool:
+    """Whether no step of create_connection() was overridden, or replaced for a test."""
+    return (
+        type(loop) is Loop
+        and _STEPS_OF_CONNECTING.keys().isdisjoint(loop.__dict__)
+        and base_events.socket is socket
+        and socket.socket is _STOCK_SOCKET
+        and all(getattr(Loop, name) is made for name, made in _STEPS_OF_CONNECTING.items())
+    )

@@ -17,6 +17,7 @@
 #include "../backlog.hpp"
 #include "../sockets.hpp"
 #include "operation.hpp"
+#include "transport.hpp"
 
 namespace zl {
 
@@ -190,6 +191,25 @@ py::ref try_connect(SockOperation& self) {
     return done;
 }
 
+[[noreturn]] void raise_connect_failed(SockOperation& self, int error) {
+    const py::ref words = py::ref::steal(PyUnicode_FromFormat("Connect call failed %S", self.argument.get()));
+    const py::ref failure = py::ref::steal(PyObject_CallFunction(PyExc_OSError, "iO", error, words.get()));
+    PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(failure.get())), failure.get());
+    throw py::error_set{};
+}
+
+/// The descriptor is writable: it is connected, or an error says why not.
+void check_connected(SockOperation& self) {
+    int error = 0;
+    socklen_t size = sizeof error;
+    if (::getsockopt(self.descriptor(), SOL_SOCKET, SO_ERROR, &error, &size) != 0) {
+        py::raise_os_error({errno, std::system_category()});
+    }
+    if (error != 0) {
+        raise_connect_failed(self, error);
+    }
+}
+
 py::ref connect(SockOperation& self) {
     if (!self.connecting) {
         py::ref connected = try_connect(self);
@@ -197,19 +217,7 @@ py::ref connect(SockOperation& self) {
         self.core->has_sent();
         return connected;
     }
-    int error = 0;
-    socklen_t size = sizeof error;
-    if (::getsockopt(self.descriptor(), SOL_SOCKET, SO_ERROR, &error, &size) != 0) {
-        py::raise_os_error({errno, std::system_category()});
-    }
-    if (error != 0) {
-        const py::ref words =
-            py::ref::steal(PyUnicode_FromFormat("Connect call failed %S", self.argument.get()));
-        const py::ref failure =
-            py::ref::steal(PyObject_CallFunction(PyExc_OSError, "iO", error, words.get()));
-        PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(failure.get())), failure.get());
-        throw py::error_set{};
-    }
+    check_connected(self);
     return py::none();
 }
 
@@ -414,6 +422,71 @@ py::ref LoopCore::sock_accept(const py::arguments& args) {
         return SockOperation::make(*this, accept_call, args.values[0]);
     }
     return call_inherited("sock_accept", args);
+}
+
+// Connecting.
+
+namespace {
+
+/// create_connection() to a numeric address: (transport, protocol, waiter).
+py::ref open_connection(SockOperation& self) {
+    LoopCore& core = *self.core;
+    PyObject* const name = self.argument.get();
+    zloop::address peer;
+    read_literal(PyTuple_GET_ITEM(name, 0), PyTuple_GET_ITEM(name, 1), peer);
+    if (!self.connecting) {
+        self.own = zloop::detail::make_socket(peer.family(), SOCK_STREAM, IPPROTO_TCP);
+        if (!self.own) {
+            py::raise_os_error({errno, std::system_category()});
+        }
+        const auto connect = [&] {
+            return ::connect(self.own.get(), peer.data(), peer.size()) == 0 ? 0 : errno;
+        };
+        int error = connect();
+        if (error != 0 && error != EINPROGRESS && error != EINTR) {
+            py::raise_os_error({error, std::system_category()});
+        }
+        core.has_sent();
+        if (error != 0 && peer.is_loopback()) {  // Linux has done it by now, and tells who asks again
+            error = connect();
+            if (error != 0 && error != EISCONN && error != EALREADY && error != EINPROGRESS &&
+                error != EINTR) {
+                raise_connect_failed(self, error);
+            }
+        }
+        const bool waits = error != 0 && error != EISCONN;
+        if (waits) {
+            self.connecting = true;
+            return nullptr;
+        }
+    } else {
+        check_connected(self);
+    }
+    const py::ref protocol = py::call(self.other_argument.get());
+    core.check_closed();
+    const py::ref waiter = core.create_future();
+    const py::ref transport =
+        SocketTransport::from_connected(core, std::move(self.own), peer, protocol.get(), waiter.get());
+    return py::ref::steal(PyTuple_Pack(3, transport.get(), protocol.get(), waiter.get()));
+}
+
+constexpr sock_call open_connection_call = {"create_connection", writes, open_connection};
+
+}  // namespace
+
+py::ref LoopCore::connect(const py::arguments& args) {
+    if (args.count != 3) {
+        py::raise(PyExc_TypeError, "_connect(protocol_factory, host, port)");
+    }
+    zloop::address peer;
+    if (debug || closed || !read_literal(args.values[1], args.values[2], peer)) {
+        return py::none();
+    }
+    // As asyncio names it in errors.
+    const py::ref name = peer.family() == AF_INET
+                             ? py::ref::steal(PyTuple_Pack(2, args.values[1], args.values[2]))
+                             : py::ref::steal(Py_BuildValue("OOii", args.values[1], args.values[2], 0, 0));
+    return SockOperation::make(*this, open_connection_call, Py_None, name.get(), args.values[0]);
 }
 
 // Names.

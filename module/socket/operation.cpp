@@ -86,7 +86,9 @@ void SockOperation::resume() {
     py::ref::steal(PyObject_CallMethod(waited_for.get(), "result", nullptr));
 }
 
-int SockOperation::descriptor() { return known_socket_number(*core->state, sock.get()); }
+int SockOperation::descriptor() {
+    return own ? own.get() : sock.get() == Py_None ? -1 : known_socket_number(*core->state, sock.get());
+}
 
 /// The end, of whatever kind. Keeps the error indicator.
 void SockOperation::finish() noexcept {
@@ -97,6 +99,7 @@ void SockOperation::finish() noexcept {
 
 void SockOperation::drop() noexcept {
     let_go_of_data();
+    own.reset();
     for (py::ref* each : {&sock, &argument, &other_argument, &future}) {
         each->reset();
     }

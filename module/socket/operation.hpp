@@ -8,11 +8,14 @@
 // Awaited, it tries its call. Where that would block it gives its task a future to wait for, and tries again
 // once it is resumed, not when the kernel tells: an operation that is cancelled, at whatever moment, has
 // taken nothing from the socket. It is the watcher of the descriptor, for one event at a time. The socket
-// stays its Python object's, which is asked for the descriptor before each call.
+// stays its Python object's, which is asked for the descriptor before each call; but create_connection's is
+// its own until it is a transport's.
 //
 // While it waits it is in the loop's list, which owns a reference. A second one for the same direction of a
 // descriptor stands in line behind the first, and behind a callback of add_reader() or add_writer().
 #pragma once
+
+#include <zloop/core/fd.hpp>
 
 #include "../loop_core.hpp"
 
@@ -57,6 +60,7 @@ struct sock_operation_fields : zloop::watcher {
     bool in_line = false;   // behind somebody who is
     bool woken = false;     // the descriptor was ready
     bool connecting = false;
+    zloop::fd own;            // create_connection: the socket, until it is a transport's
     int file = -1;            // sock_sendfile: the caller's
     std::int64_t offset = 0;  // in it
 

@@ -81,6 +81,28 @@ py::ref SocketTransport::from_python(loop_state& core, PyObject* sock, PyObject*
     return object;
 }
 
+py::ref SocketTransport::from_connected(loop_state& core, zloop::fd socket, const zloop::address& peer,
+                                        PyObject* protocol, PyObject* waiter) {
+    py::ref object = new_transport<SocketTransport>(core.state->socket_transport_type.get(), core,
+                                                    py::ref::steal(PyContext_CopyCurrent()));
+    auto& self = *reinterpret_cast<SocketTransport*>(object.get());
+    self.set_protocol_of(protocol);
+    core.check_closed();
+    reserve_number(core, socket.get());
+    auto adopted = zloop::stream::adopt(*core.loop, std::move(socket));
+    if (!adopted) {
+        py::raise_os_error(adopted.error());
+    }
+    static_cast<void>(adopted->set_option(IPPROTO_TCP, TCP_NODELAY, 1));
+    self.is_tcp = true;
+    self.own(std::move(*adopted));
+    // That of every interface connects to one of them.
+    const bool is_any =
+        peer == zloop::address::any(peer.port()) || (peer.family() == AF_INET6 && peer.host() == "::");
+    self.connected(is_any ? self.socket.peer_address() : peer, Py_None, waiter);
+    return object;
+}
+
 void SocketTransport::from_accepted(loop_state& core, zloop::stream socket, const zloop::address& peer,
                                     bool is_tcp, PyObject* protocol, PyObject* server, py::ref context) {
     const py::ref object =

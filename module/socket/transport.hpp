@@ -72,6 +72,11 @@ struct SocketTransport : socket_reader<SocketTransport>, socket_transport_fields
     static py::ref from_python(loop_state& core, PyObject* sock, PyObject* protocol, PyObject* waiter,
                                PyObject* extra, PyObject* server, PyObject* context);
 
+    /// On a connection that we made ourselves, to `peer`; it runs in a copy of the current context. Throws,
+    /// and then the socket is the caller's as before, or closed.
+    static py::ref from_connected(loop_state& core, zloop::fd socket, const zloop::address& peer,
+                                  PyObject* protocol, PyObject* waiter);
+
     /// On a connection that we accepted ourselves, in a context of its own.
     static void from_accepted(loop_state& core, zloop::stream socket, const zloop::address& peer, bool is_tcp,
                               PyObject* protocol, PyObject* server, py::ref context);

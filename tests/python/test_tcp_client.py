@@ -166,6 +166,73 @@ async def test_a_protocol_factory_that_raises_leaves_no_connection(loop):
             assert peer.recv(1) == b""
 
 
+async def test_the_name_of_a_peer_at_no_particular_address(loop):
+    with listening() as listener:
+        port = listener.getsockname()[1]
+        transport, protocol = await loop.create_connection(Recorder, "0.0.0.0", port)
+        assert transport.get_extra_info("peername") == ("127.0.0.1", port)
+        transport.close()
+        await protocol.until("connection_lost")
+
+
+def failure_of_connecting(factory, *name):
+    async def connect():
+        await asyncio.get_running_loop().create_connection(Recorder, *name)
+
+    with asyncio.Runner(loop_factory=factory) as runner, pytest.raises(Exception) as raised:
+        runner.run(connect())
+    return type(raised.value), raised.value.args, raised.value.__context__
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ("127.0.0.1", 0),
+        ("255.255.255.255", 9),
+        ("::1", 0),
+        ("::ffff:127.0.0.1", 0),
+        ("fe80::1", 9),
+        ("127.0.0.1", 65536),
+        ("127.0.0.1", -1),
+        ("127.0.0.1\0", 9),
+    ],
+)
+def test_what_goes_wrong_at_a_numeric_address_is_told_as_by_asyncio(new_loop, name):
+    expected = failure_of_connecting(asyncio.SelectorEventLoop, *name)
+    assert failure_of_connecting(new_loop, *name) == expected
+
+
+@pytest.mark.parametrize(
+    "step", ["_connect_sock", "_ensure_resolved", "_make_socket_transport", "sock_connect"]
+)
+@pytest.mark.parametrize("where", ["loop", "class"])
+async def test_a_step_that_is_replaced_is_called(loop, monkeypatch, step, where):
+    made, called = getattr(loop, step), []
+
+    def replaced(*args, **keywords):
+        called.append(step)
+        return made(*(args if where == "loop" else args[1:]), **keywords)
+
+    monkeypatch.setattr(loop if where == "loop" else type(loop), step, replaced)
+    with listening() as listener:
+        transport, protocol = await loop.create_connection(Recorder, *listener.getsockname())
+        transport.close()
+        await protocol.until("connection_lost")
+    assert called
+
+
+async def test_who_forbids_sockets_is_heard(loop, monkeypatch):
+    class Forbidden(socket.socket):
+        def __new__(cls, *args, **keywords):
+            raise PermissionError("no network here")
+
+    with listening() as listener:
+        monkeypatch.setattr(socket, "socket", Forbidden)
+        with pytest.raises(PermissionError):
+            await loop.create_connection(Recorder, *listener.getsockname())
+        monkeypatch.undo()
+
+
 async def test_cancelling_a_connect_leaves_nothing_open(loop):
     # A listener with a full backlog: connecting takes for ever.
     with socket.socket() as listener, contextlib.ExitStack() as stack:
