@@ -569,7 +569,6 @@ py::ref queue(loop_state& core, H& handle, bool may_be_elsewhere) {
         handle.show();
     }
     if (may_be_elsewhere && core.thread != 0 && core.thread != PyThread_get_thread_ident()) {
-        handle.show();  // the collector does not look into the inbox
         core.posted = true;
         core.loop->post(handle);
     } else {
