@@ -27,7 +27,7 @@ public:
     bool await_suspend(std::coroutine_handle<P> caller, site where = site::current()) {
         detail::note(caller.promise(), "sleep", where);
         surroundings_ = caller.promise().surroundings();
-        if (surroundings_.within->cancelled()) {
+        if (surroundings_.within->refuses()) {
             canceled_ = true;
             return false;
         }
@@ -57,7 +57,7 @@ protected:
 private:
     static void fire(op& node) noexcept {
         auto& self = static_cast<sleep_until&>(node);
-        self.surroundings_.within->leave();
+        self.surroundings_.within->leave(self.canceled_);
         self.caller_.resume();
     }
 
