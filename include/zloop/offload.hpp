@@ -444,9 +444,7 @@ private:
         work.caller.resume();
     }
     static void arrive(op& node) noexcept { go_on(static_cast<shared&>(node), false); }
-    static void leave(op& node) noexcept {
-        go_on(*static_cast<abandonable_awaiter&>(node).shared_, true);
-    }
+    static void leave(op& node) noexcept { go_on(*static_cast<abandonable_awaiter&>(node).shared_, true); }
 
     static void stop(cancellable& leaf) noexcept {
         auto& self = static_cast<abandonable_awaiter&>(leaf);

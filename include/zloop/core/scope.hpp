@@ -134,8 +134,8 @@ private:
         }
     }
 
-    /// Up to the scope whose cancellation it was: one that was cancelled for a reason of its own has nothing to
-    /// do with what reached it later from above.
+    /// Up to the scope whose cancellation it was: one that was cancelled for a reason of its own has nothing
+    /// to do with what reached it later from above.
     void meet() noexcept {
         scope* at = this;
         at->met_ = true;
