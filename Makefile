@@ -70,7 +70,7 @@ compilers: $(venv)/requirements  ## the C++ tests with every compiler that is he
 	tools/test-compilers
 
 .PHONY: qemu
-qemu: $(venv)/requirements  ## the C++ tests on i386, armhf and s390x, under qemu-user; half an hour
+qemu: $(venv)/requirements  ## the C++ tests on i386, armhf and s390x, also under qemu-user; a quarter of an hour
 	tools/test-qemu
 
 .PHONY: coverage

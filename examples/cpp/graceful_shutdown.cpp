@@ -26,28 +26,29 @@ zloop::task<> welcome(zloop::listener& door, zloop::nursery& guests) {
     }
 }
 
-zloop::task<> say_good_night(zloop::nursery& guests) {
-    const auto patient = co_await zloop::sleep_for(10s);
-    if (patient) {
-        guests.cancel();
-    }
+zloop::task<> until_told(zloop::signal_set& told_to_stop) {
+    const auto number = (co_await told_to_stop.wait()).value();
+    std::printf("signal %d: no more guests\n", number);
+}
+
+zloop::task<> evening(zloop::listener& door, zloop::signal_set& told_to_stop, zloop::event& last_call) {
+    auto body = [&](zloop::nursery& guests) -> zloop::task<> {
+        co_await zloop::when_any(welcome(door, guests), until_told(told_to_stop));
+        door.close();
+        last_call.set();
+    };
+    co_await zloop::with_nursery(body);  // until the last guest has left
+}
+
+zloop::task<> closing_time(zloop::event& last_call) {
+    (co_await last_call.wait()).value();
+    (co_await zloop::sleep_for(10s)).value();
 }
 
 zloop::task<> serve(zloop::listener& door, zloop::signal_set& told_to_stop) {
-    const auto here = co_await zloop::current_context();
-    zloop::nursery guests(here);
-
-    zloop::job<> welcoming(here, welcome(door, guests));
-    const auto number = co_await told_to_stop.wait();
-    std::printf("signal %d: no more guests\n", *number);
-    welcoming.cancel();
-    co_await welcoming.join();
-    door.close();
-
-    zloop::job<> patience(here, say_good_night(guests));
-    co_await guests.join();
-    patience.cancel();
-    co_await patience.join();
+    zloop::event last_call;
+    // Whoever is first cancels the other: who stays too long is put out, and nobody waits for an empty room.
+    co_await zloop::when_any(evening(door, told_to_stop, last_call), closing_time(last_call));
     std::puts("all have left");
 }
 

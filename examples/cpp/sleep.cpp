@@ -12,15 +12,14 @@ zloop::task<> nap(const char* name, zloop::nanoseconds duration) {
 }
 
 zloop::task<> morning() {
-    const auto here = co_await zloop::current_context();
+    auto household = [](zloop::nursery& sleepers) -> zloop::task<> {
+        sleepers.spawn(nap("the cat", 30ms));
+        sleepers.spawn(nap("the bear", 24h * 120));
+        co_await nap("the child", 60ms);
 
-    zloop::job<> cat(here, nap("the cat", 30ms));
-    zloop::job<> bear(here, nap("the bear", 24h * 120));
-    co_await nap("the child", 60ms);
-
-    bear.cancel();  // asks; the nap ends in its own turn
-    co_await cat.join();
-    co_await bear.join();
+        sleepers.cancel();  // asks; who sleeps still wakes in its own turn
+    };
+    co_await zloop::with_nursery(household);  // until all are awake
 }
 
 int main() { zloop::run(morning()); }

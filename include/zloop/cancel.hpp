@@ -5,6 +5,7 @@
 // that it takes.
 #pragma once
 
+#include <concepts>
 #include <stop_token>
 
 #include <zloop/error.hpp>
@@ -119,6 +120,12 @@ private:
     std::atomic<bool> posted_ = false;
 };
 
+/// Tells an error beside what else it has.
+template <class T>
+concept has_error = std::default_initializable<T> && requires(T& outcome) {
+    { (outcome.error) } -> std::same_as<std::error_code&>;
+};
+
 template <class T>
 struct flattened {
     using type = result<T>;
@@ -135,22 +142,36 @@ template <std::derived_from<result<void>> T>  // such as progress (stream.hpp)
 struct flattened<T> {
     using type = T;
 };
+template <has_error T>  // such as transferred (copy.hpp)
+struct flattened<T> {
+    using type = T;
+};
+
+template <class T>
+std::error_code error_of(const T& outcome) noexcept {
+    if constexpr (has_error<T>) {
+        return outcome.error;
+    } else {
+        return outcome.error();
+    }
+}
 
 }  // namespace detail
 
 /// What with_deadline makes of a task's T: result<T>, of a T& result<T*>, and of a result<T> itself, as of
-/// what is one with something beside, which stays.
+/// what is one with something beside, or has a member `error`: what is beside it stays.
 /// Example: examples/cpp/cancel.cpp
 template <class T>
 using timed = typename detail::flattened<T>::type;
 
 /// Runs `work` and cancels it at `when`, by the loop's clock.
 ///
-/// Completes: when `work` does, which the deadline only asks to. A value that it gives is passed on, however
-///            late.
-/// Fails:     `timed_out` when `work` was cancelled by the deadline, and said so by operation_canceled, as a
-///            result or thrown; a task<void> says nothing, and is timed out when the deadline passed. Else as
-///            `work` does; throws std::bad_alloc where there is no memory for the timer.
+/// Completes: when `work` does, which the deadline only asks to.
+/// Fails:     `timed_out` when something that `work` awaited was ended or refused by the deadline, whatever
+///            `work` made of that: a value, nothing, or operation_canceled, as a result or thrown. Work that
+///            has not met the deadline, because it was done in the same moment or shielded, gives its value
+///            however late; and a failure of another kind is passed on. Throws std::bad_alloc where there is
+///            no memory for the timer.
 /// Cancelled: from above, `work` is, and what it says to that is passed on: operation_canceled, not
 ///            timed_out.
 /// Example:   examples/cpp/cancel.cpp
@@ -162,19 +183,23 @@ task<timed<T>> with_deadline(time_point when, task<T> work) {
     detail::deadline limit(*here.on, inner, when);
     co_await work.settled(inner);
     const bool ours = limit.expired() && !here.within->cancelled();  // not: due, but too late to cancel it
+    const bool met = ours && inner.met();
     co_await limit.disarm();
     try {
         if constexpr (std::is_void_v<T>) {
             work.take();
-            co_return ours ? timed<T>(std::errc::timed_out) : timed<T>();
+            co_return met ? timed<T>(std::errc::timed_out) : timed<T>();
         } else if constexpr (std::is_reference_v<T>) {
-            co_return &work.take();
+            T kept = work.take();
+            co_return met ? timed<T>(std::errc::timed_out) : timed<T>(&kept);
         } else {
             timed<T> outcome = work.take();
-            if (ours && outcome.error() == std::errc::operation_canceled) {
-                if constexpr (std::derived_from<T, result<void>>) {
+            const std::error_code error = detail::error_of(outcome);
+            if ((met && !error) || (ours && error == std::errc::operation_canceled)) {
+                if constexpr (detail::has_error<T>) {
+                    outcome.error = std::make_error_code(std::errc::timed_out);
+                } else if constexpr (std::derived_from<T, result<void>>) {
                     static_cast<result<void>&>(outcome) = std::errc::timed_out;
-                    co_return outcome;
                 } else {
                     co_return std::errc::timed_out;
                 }
@@ -182,10 +207,16 @@ task<timed<T>> with_deadline(time_point when, task<T> work) {
             co_return outcome;
         }
     } catch (const std::system_error& error) {
-        if (ours && error.code() == std::errc::operation_canceled) {
-            co_return std::errc::timed_out;
+        if (!ours || error.code() != std::errc::operation_canceled) {
+            throw;
         }
-        throw;
+    }
+    if constexpr (detail::has_error<T>) {
+        T outcome;
+        outcome.error = std::make_error_code(std::errc::timed_out);
+        co_return outcome;
+    } else {
+        co_return std::errc::timed_out;
     }
 }
 

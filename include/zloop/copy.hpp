@@ -149,8 +149,8 @@ task<transferred> copy_buffered(From& from, To& to, std::uint64_t limit_bytes) {
 /// Completes: with what came of it, errors and cancellation as well: no byte is lost. A source that peeks
 ///            (buffered_reader.hpp) keeps what the sink has not taken; of any other it is in `unsent`.
 /// Fails:     throws what `from` or `to` throws, or std::bad_alloc; then an unknown part is sent.
-/// Cancelled: completes with operation_canceled as the error, and the count. So after a deadline with_timeout
-///            gives a result that has a value, with the count in it.
+/// Cancelled: completes with operation_canceled as the error, and the count. After a deadline with_timeout
+///            makes timed_out of that error; the count and what is unsent stay.
 /// Owns:      nothing while it waits for a source that lends; else, or with a limit, up to 64 KiB.
 /// Overlap:   it reads `from` and writes `to`, which may be the same stream.
 /// Example:   examples/cpp/copy.cpp

@@ -7,6 +7,8 @@
 #include <zloop/config.hpp>
 
 #include <cerrno>
+#include <concepts>
+#include <memory>
 #include <optional>
 #include <string>
 #include <system_error>
@@ -53,12 +55,20 @@ struct std::is_error_code_enum<zloop::errc> : std::true_type {};
 
 namespace zloop {
 
+namespace detail {
+
+/// Apart, so that who asks for a value has a branch in its code and no more.
+[[noreturn, gnu::cold, gnu::noinline]] inline void throw_error(const std::error_code& error) {
+    throw std::system_error(error);
+}
+
+}  // namespace detail
+
 /// A value or an error.
 ///
 /// Two ways to read it: `auto [error, value] = co_await …;`, where the value is T's default after an
 /// error, or `.value()`, which throws std::system_error. Where T has no default there is only the second. `*`
-/// and `->` are for who has looked: after an error they give the default, and where T has none they end the
-/// process with that error.
+/// and `->` are value() in fewer letters, for who has looked; `value_or()` is for who need not look.
 ///
 /// Owns:    the value.
 /// Example: examples/cpp/errors.cpp
@@ -99,13 +109,28 @@ public:
     }
 
     /// The value, for who has looked.
-    T& operator*() noexcept { return kept(); }
+    /// Fails: throws the error as std::system_error, in release builds too: it costs a branch.
+    T& operator*() { return value(); }
     /// The same, to look at.
-    const T& operator*() const noexcept { return const_cast<result&>(*this).kept(); }
+    const T& operator*() const { return value(); }
     /// A member of the value, for who has looked.
-    T* operator->() noexcept { return &kept(); }
+    /// Fails: as `*` does.
+    T* operator->() { return std::addressof(value()); }
     /// The same, to look at.
-    const T* operator->() const noexcept { return &const_cast<result&>(*this).kept(); }
+    const T* operator->() const { return std::addressof(value()); }
+
+    /// The value, or `other` after an error.
+    template <class U>
+        requires std::convertible_to<U, T> && std::copy_constructible<T>
+    T value_or(U&& other) const& {
+        return error_ ? static_cast<T>(std::forward<U>(other)) : value();
+    }
+    /// The same, moved out of the result.
+    template <class U>
+        requires std::convertible_to<U, T>
+    T value_or(U&& other) && {
+        return error_ ? static_cast<T>(std::forward<U>(other)) : std::move(kept());
+    }
 
     /// The error (0) or the value (1), for `auto [error, value]`.
     template <std::size_t I>
@@ -140,14 +165,13 @@ private:
         if constexpr (has_default) {
             return value_;
         } else {
-            check();  // does not return where there is none
             return *value_;
         }
     }
 
     void check() const {
-        if (error_) {
-            throw std::system_error(error_);
+        if (error_) [[unlikely]] {
+            detail::throw_error(error_);
         }
     }
 
@@ -177,8 +201,8 @@ public:
     /// Nothing, when it went well.
     /// Fails: throws the error as std::system_error.
     void value() const {
-        if (error_) {
-            throw std::system_error(error_);
+        if (error_) [[unlikely]] {
+            detail::throw_error(error_);
         }
     }
 

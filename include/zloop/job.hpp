@@ -16,7 +16,7 @@ namespace zloop {
 ///            std::thread, and ends the process, with a backtrace and the exception that was the reason:
 ///            with_nursery() (nursery.hpp) cannot be left before what it has started has ended.
 /// Thread:    that of its loop.
-/// Example:   examples/cpp/sleep.cpp
+/// Example:   examples/cpp/cancel.cpp
 template <class T = void>
 class [[nodiscard]] job : op, detail::completion, detail::live_task {
 public:

@@ -287,7 +287,7 @@ public:
     bool await_suspend(std::coroutine_handle<P> caller, site where = site::current()) {
         note(caller.promise(), "offload", where);
         surroundings_ = caller.promise().surroundings();
-        if (surroundings_.within->cancelled()) {
+        if (surroundings_.within->refuses()) {
             return false;
         }
         caller_ = caller;
@@ -314,7 +314,7 @@ private:
     static void arrive(op& node) noexcept {
         auto& self = static_cast<offload_awaiter&>(node);
         self.surroundings_.on->received();
-        self.surroundings_.within->leave();
+        self.surroundings_.within->leave(!self.answered_);
         self.caller_.resume();
     }
 
@@ -416,7 +416,7 @@ public:
     bool await_suspend(std::coroutine_handle<P> caller, site where = site::current()) {
         note(caller.promise(), "offload", where);
         const context& here = shared_->surroundings = caller.promise().surroundings();
-        if (here.within->cancelled()) {
+        if (here.within->refuses()) {
             return false;
         }
         shared_->caller = caller;
@@ -438,13 +438,13 @@ public:
     }
 
 private:
-    static void go_on(shared& work) noexcept {
+    static void go_on(shared& work, bool canceled) noexcept {
         work.surroundings.on->received();
-        work.surroundings.within->leave();
+        work.surroundings.within->leave(canceled);
         work.caller.resume();
     }
-    static void arrive(op& node) noexcept { go_on(static_cast<shared&>(node)); }
-    static void leave(op& node) noexcept { go_on(*static_cast<abandonable_awaiter&>(node).shared_); }
+    static void arrive(op& node) noexcept { go_on(static_cast<shared&>(node), false); }
+    static void leave(op& node) noexcept { go_on(*static_cast<abandonable_awaiter&>(node).shared_, true); }
 
     static void stop(cancellable& leaf) noexcept {
         auto& self = static_cast<abandonable_awaiter&>(leaf);

@@ -27,7 +27,7 @@ public:
     bool await_suspend(std::coroutine_handle<P> caller, site where = site::current()) {
         detail::note(caller.promise(), "sleep", where);
         surroundings_ = caller.promise().surroundings();
-        if (surroundings_.within->cancelled()) {
+        if (surroundings_.within->refuses()) {
             canceled_ = true;
             return false;
         }
@@ -53,20 +53,25 @@ protected:
 
     /// When; or, until it is awaited, for how long
     time_point deadline_;
+    /// Whether one that is due already, and is cancelled before its turn, is cancelled: its end is worth
+    /// something.
+    bool yields_ = false;
 
 private:
     static void fire(op& node) noexcept {
         auto& self = static_cast<sleep_until&>(node);
-        self.surroundings_.within->leave();
+        self.surroundings_.within->leave(self.canceled_);
         self.caller_.resume();
     }
 
     static void stop(cancellable& leaf) noexcept {
         auto& self = static_cast<sleep_until&>(leaf);
-        if (self.armed()) {  // else it is due already, and that wins
+        if (self.armed()) {
             self.surroundings_.on->disarm(self);
             self.canceled_ = true;
             self.surroundings_.on->push(self);
+        } else if (self.yields_) {  // else it is due already, and that wins
+            self.canceled_ = true;
         }
     }
 
@@ -99,7 +104,7 @@ public:
     class ticker : public sleep_until {
     public:
         /// Will wait for the next tick of `of`.
-        explicit ticker(interval& of) noexcept : sleep_until(of.next_), interval_(of) {}
+        explicit ticker(interval& of) noexcept : sleep_until(of.next_), interval_(of) { yields_ = true; }
 
         template <task_promise P>
         bool await_suspend(std::coroutine_handle<P> caller, site where = site::current()) {
@@ -107,8 +112,8 @@ public:
             if (!interval_.begun_) {
                 interval_.begun_ = true;
                 interval_.next_ = deadline_after(home_->now(), interval_.period_);
-                deadline_ = interval_.next_;
             }
+            deadline_ = interval_.next_;
             return sleep_until::await_suspend(caller, where);
         }
 
@@ -131,6 +136,7 @@ public:
     ///
     /// Completes: with the number of ticks since the last wait: more than 1 when some were missed.
     /// Fails:     `operation_canceled`; the tick is then still to come.
+    /// Cancelled: leaves at once, and takes no tick: one that was due already is there for the next wait.
     [[nodiscard]] ticker next() noexcept { return ticker(*this); }
 
 private:

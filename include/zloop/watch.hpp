@@ -35,7 +35,7 @@ public:
         note(caller.promise(), toward == direction::read ? "a readable descriptor" : "a writable descriptor",
              where);
         surroundings_ = caller.promise().surroundings();
-        if (surroundings_.within->cancelled()) {
+        if (surroundings_.within->refuses()) {
             outcome_ = std::make_error_code(std::errc::operation_canceled);
             return false;
         }
@@ -59,7 +59,7 @@ private:
     static void finish(op& node) noexcept {
         auto& self = static_cast<watch_awaiter&>(node);
         self.unwatch();
-        self.surroundings_.within->leave();
+        self.surroundings_.within->leave(static_cast<bool>(self.outcome_));
         self.caller_.resume();
     }
 

@@ -165,8 +165,9 @@ void SocketTransport::send_now(std::span<PyObject* const> parts, std::size_t siz
             fatal_error(py::os_error(attempt.error().value()), "Fatal write error on socket transport");
             return;
         }
-        sent += *attempt;
-        rest -= *attempt;
+        const std::size_t taken = attempt.value_or(0);
+        sent += taken;
+        rest -= taken;
         sent_parts += some.size();
     }
     if (is_sample) {

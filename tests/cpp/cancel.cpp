@@ -5,10 +5,15 @@
 #include <string>
 #include <thread>
 
+#include <zloop/channel.hpp>
 #include <zloop/nursery.hpp>
+#include <zloop/offload.hpp>
 #include <zloop/sleep.hpp>
+#include <zloop/stream.hpp>
 #include <zloop/sync.hpp>
 #include <zloop/testing.hpp>
+#include <zloop/watch.hpp>
+#include <zloop/when.hpp>
 
 #include "catch.hpp"
 #include "probes.hpp"
@@ -33,6 +38,25 @@ task<T> value_after(nanoseconds duration, T value) {
 task<int> stubborn(nanoseconds duration) {
     static_cast<void>(co_await shield(nap(duration)));
     co_return 7;
+}
+
+/// Awaits what `start` begins, and does not ask what came of it.
+template <class F>
+task<int> heedless(F start) {
+    static_cast<void>(co_await start());
+    co_return 1;
+}
+
+/// Goes on inside of another op, without a turn of its own.
+task<> until_resumed(std::coroutine_handle<>& waiting) {
+    struct resumed_by {
+        std::coroutine_handle<>& place;
+        bool await_ready() const noexcept { return false; }
+        void await_suspend(std::coroutine_handle<> caller) const noexcept { place = caller; }
+        void await_resume() const noexcept {}
+    };
+    resumed_by other{waiting};
+    co_await other;
 }
 
 }  // namespace
@@ -129,19 +153,171 @@ TEST_CASE("with_deadline takes a moment of the loop's clock", "[timeout]") {
     CHECK(on.elapsed() == 12s);
 }
 
-TEST_CASE("a value wins over the deadline, however late it comes", "[timeout]") {
+TEST_CASE("a value that has not met the deadline wins over it, however late it comes", "[timeout]") {
     virtual_loop on;
 
     CHECK(run(on, with_timeout(1s, stubborn(3s))).value() == 7);
     CHECK(on.elapsed() == 3s);
 }
 
-TEST_CASE("a task without a result is timed out when the deadline has cancelled it", "[timeout]") {
+TEST_CASE("a task without a result is timed out when it has met the deadline", "[timeout]") {
     virtual_loop on;
     auto naps = [](nanoseconds duration) -> task<> { static_cast<void>(co_await sleep_for(duration)); };
+    auto works = []() -> task<> { static_cast<void>(co_await stubborn(3s)); };
 
     CHECK(run(on, with_timeout(1s, naps(1h))).error() == std::errc::timed_out);
     CHECK(run(on, with_timeout(1s, naps(1ms))));
+    CHECK(run(on, with_timeout(1s, works())));
+}
+
+TEST_CASE("who makes a value of the deadline's cancellation is timed out nevertheless", "[timeout]") {
+    virtual_loop on;
+    int referred = 1;
+    auto status = []() -> task<int> { co_return co_await sleep_for(1h) ? 200 : 400; };
+    auto later = []() -> task<int> {  // it meets the deadline by what it begins after that
+        static_cast<void>(co_await stubborn(3s));
+        static_cast<void>(co_await sleep_for(1s));
+        co_return 5;
+    };
+    auto reference = [&]() -> task<int&> {
+        static_cast<void>(co_await sleep_for(1h));
+        co_return referred;
+    };
+    auto says = [&]() -> task<result<int>> { co_return co_await status(); };
+    auto partly = []() -> task<progress> {
+        static_cast<void>(co_await sleep_for(1h));
+        co_return progress({}, 5);
+    };
+    auto is_late = [&](auto work) {
+        return run(on, with_timeout(1s, std::move(work))).error() == std::errc::timed_out;
+    };
+
+    CHECK(is_late(status()));
+    CHECK(is_late(later()));
+    CHECK(is_late(reference()));
+    CHECK(is_late(says()));
+    CHECK(is_late(with_timeout(1h, status())));
+    const auto [error, count] = run(on, with_timeout(1s, partly()));
+    CHECK(error == std::errc::timed_out);
+    CHECK(count == 5);
+}
+
+TEST_CASE("who makes values of the deadline's cancellation in several tasks is timed out", "[timeout]") {
+    virtual_loop on;
+    auto all = []() -> task<std::vector<result<void>>> {
+        std::vector<task<result<void>>> naps;
+        for (int index = 0; index < 3; ++index) {
+            naps.push_back(nap(1h));
+        }
+        co_return co_await when_all(std::move(naps));
+    };
+    auto children = []() -> task<> {
+        auto body = [](nursery& beside) -> task<> {
+            beside.spawn([]() -> task<> { static_cast<void>(co_await sleep_for(1h)); });
+            co_return;
+        };
+        co_await with_nursery(body);
+    };
+    auto child = []() -> task<int> {
+        job<result<void>> beside(co_await current_context(), nap(1h));
+        co_return co_await beside.join() ? 1 : 2;
+    };
+
+    CHECK(run(on, with_timeout(1s, all())).error() == std::errc::timed_out);
+    CHECK(run(on, with_timeout(1s, children())).error() == std::errc::timed_out);
+    CHECK(run(on, with_timeout(1s, child())).error() == std::errc::timed_out);
+    CHECK(on.elapsed() == 3s);
+}
+
+TEST_CASE("a deadline that comes amid another cancellation is not met by who was cancelled before",
+          "[timeout]") {
+    virtual_loop on;
+    std::coroutine_handle<> waiting;
+    support::delayed before([&] { waiting.resume(); });
+    on.arm(before, time_point(1s));
+    auto first_of_two = [&]() -> task<std::size_t> {
+        const auto first = co_await when_any(until_resumed(waiting), nap(1h));
+        co_return first.index();
+    };
+    auto working = on.start(with_deadline(time_point(1s), first_of_two()));
+
+    CHECK(on.join(working).value() == 0);
+    CHECK(on.elapsed() == 1s);
+}
+
+TEST_CASE("a deadline is met by whatever waits, and by what begins after it", "[timeout]") {
+    loop on(support::each_backend());
+    event never;
+    channel<int> line(1);
+    support::connection with(on, support::kind::unix_socket);
+    support::pipe_ends silent;
+    char byte[1];
+    offload_pool pool(1);
+    std::atomic<bool> go = false;
+
+    const auto is_late = [&](auto start) {
+        const auto late = run(on, with_timeout(1ms, heedless(start)));
+        const auto too_late = run(on, with_deadline(on.now() - 1ms, heedless(start)));
+        return late.error() == std::errc::timed_out && too_late.error() == std::errc::timed_out;
+    };
+
+    CHECK(is_late([&] { return sleep_for(1h); }));
+    CHECK(is_late([&] { return never.wait(); }));
+    CHECK(is_late([&] { return line.receive(); }));
+    CHECK(is_late([&] { return with.socket.recv(std::as_writable_bytes(std::span(byte))); }));
+    CHECK(is_late([&] { return wait_readable(silent.out.get()); }));
+    CHECK(is_late([&] {
+        return offload_abandonable(pool, [&go] {
+            while (!go.load()) {
+                std::this_thread::sleep_for(1ms);
+            }
+        });
+    }));
+    CHECK(is_late([&] { return offload(pool, [] {}); }));  // behind what was abandoned: it never begins
+    go = true;
+    bool begun = false;
+    const auto work = [&] {
+        begun = true;
+        std::this_thread::sleep_for(5ms);
+    };
+    const auto outcome = run(on, with_timeout(3ms, heedless([&] { return offload(pool, work); })));
+    CHECK(static_cast<bool>(outcome) == begun);  // once it has begun, nothing can end it any more
+}
+
+TEST_CASE("what tells its error beside something else is timed out, and keeps that", "[timeout]") {
+    struct report {
+        std::error_code error;
+        int count = 0;
+    };
+    virtual_loop on;
+    auto says = [](std::error_code code, nanoseconds duration) -> task<report> {
+        static_cast<void>(co_await sleep_for(duration));
+        co_return report{code, 7};
+    };
+
+    const auto canceled = std::make_error_code(std::errc::operation_canceled);
+    const auto [error, count] = run(on, with_timeout(1s, says(canceled, 1h)));
+    CHECK(error == std::errc::timed_out);
+    CHECK(count == 7);
+    CHECK(run(on, with_timeout(1s, says({}, 1h))).error == std::errc::timed_out);
+    CHECK(run(on, with_timeout(1s, says(errc::closed, 1h))).error == errc::closed);
+    CHECK(!run(on, with_timeout(1s, says({}, 1ms))).error);
+    CHECK(run(on, with_timeout(1s, value_after(1h, report()))).error == std::errc::timed_out);  // it throws
+}
+
+TEST_CASE("a failure of another kind is passed on, the deadline met or not", "[timeout]") {
+    virtual_loop on;
+    auto says = []() -> task<result<int>> {
+        static_cast<void>(co_await sleep_for(1h));
+        co_return errc::closed;
+    };
+    auto fails = []() -> task<int> {
+        static_cast<void>(co_await sleep_for(1h));
+        throw std::runtime_error("told");
+    };
+
+    CHECK(run(on, with_timeout(1s, says())).error() == errc::closed);
+    CHECK_THROWS_AS(run(on, with_timeout(1s, fails())), std::runtime_error);
 }
 
 TEST_CASE("a deadline and a result of the same turn: the result wins", "[timeout]") {
@@ -153,21 +329,11 @@ TEST_CASE("a deadline and a result of the same turn: the result wins", "[timeout
 }
 
 TEST_CASE("a deadline that is on its way when the task ends is waited for and forgotten", "[timeout]") {
-    struct resumed_by {  // inside of another op, without a turn of its own
-        std::coroutine_handle<>& waiting;
-        bool await_ready() const noexcept { return false; }
-        void await_suspend(std::coroutine_handle<> caller) const noexcept { waiting = caller; }
-        void await_resume() const noexcept {}
-    };
     virtual_loop on;
     std::coroutine_handle<> waiting;
     support::delayed before([&] { waiting.resume(); });
     on.arm(before, time_point(1s));
-    auto work = [&]() -> task<> {
-        resumed_by timer{waiting};
-        co_await timer;
-    };
-    auto working = on.start(with_deadline(time_point(1s), work()));
+    auto working = on.start(with_deadline(time_point(1s), until_resumed(waiting)));
 
     CHECK(on.join(working));  // a task<void>, and not timed out: it had ended when the deadline struck
     CHECK(on.elapsed() == 1s);

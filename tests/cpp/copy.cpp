@@ -204,8 +204,8 @@ TEST_CASE("a deadline around a copy keeps the count", "[copy]") {
     copy_fixture with;
     with.source.receives("hello");
     auto outcome = run(with.on, with_timeout(1s, copy(with.from, with.to)));
-    CHECK(outcome->error == std::errc::operation_canceled);
-    CHECK(outcome->count == 5);
+    CHECK(outcome.error == std::errc::timed_out);
+    CHECK(outcome.count == 5);
 }
 
 TEST_CASE("copy passes on what its source or its sink throws", "[copy]") {
@@ -264,7 +264,7 @@ TEST_CASE("copies beside each other do not see each other's bytes", "[copy]") {
     for (auto* each : {&other_one, &other_two}) {
         CHECK(each->socket.set_send_buffer(5000));
     }
-    const std::string texts[] = {stepped(300'000, 3), stepped(300'000, 11)};
+    const std::string texts[] = {stepped(100'000, 3), stepped(100'000, 11)};
     plain plain_one{other_one.socket}, plain_two{other_two.socket};
     job<transferred> first(on, tries ? copy(one.socket, other_one.socket) : copy(one.socket, plain_one));
     job<transferred> second(on, tries ? copy(two.socket, other_two.socket) : copy(two.socket, plain_two));

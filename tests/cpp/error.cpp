@@ -22,12 +22,43 @@ TEST_CASE("a result holds a value", "[error]") {
     CHECK(*made == 7);
 }
 
-TEST_CASE("a result holds an error, and its value is the default", "[error]") {
-    result<int> made = std::errc::connection_reset;
+TEST_CASE("a result holds an error", "[error]") {
+    const result<int> made = std::errc::connection_reset;
 
     CHECK(!made);
     CHECK(made.error() == std::errc::connection_reset);
-    CHECK(*made == 0);
+}
+
+TEST_CASE("who reaches into a failed result is told what went wrong", "[error]") {
+    result<std::string> failed = system_error_code(ECONNREFUSED);
+    const result<std::string>& fixed = failed;
+    const auto told_by = [](auto look) {
+        try {
+            static_cast<void>(look());
+        } catch (const std::system_error& error) {
+            return error.code() == std::errc::connection_refused;
+        }
+        return false;
+    };
+
+    CHECK(told_by([&] { return (*failed).size(); }));
+    CHECK(told_by([&] { return (*fixed).size(); }));
+    CHECK(told_by([&] { return failed->size(); }));
+    CHECK(told_by([&] { return fixed->size(); }));
+    CHECK(told_by([&] { return std::string(*std::move(failed)).size(); }));
+}
+
+TEST_CASE("value_or is the value, or else what the caller has instead", "[error]") {
+    const result<std::size_t> moved = 7;
+    const result<std::size_t> failed = std::errc::resource_unavailable_try_again;
+
+    CHECK(moved.value_or(0) == 7);
+    CHECK(failed.value_or(0) == 0);
+    CHECK(result<std::string>(errc::closed).value_or("none") == "none");
+    const auto owner = result<std::unique_ptr<int>>(std::make_unique<int>(5)).value_or(nullptr);
+    REQUIRE(owner);
+    CHECK(*owner == 5);
+    CHECK(result<std::unique_ptr<int>>(errc::closed).value_or(nullptr) == nullptr);
 }
 
 TEST_CASE("value() throws what went wrong", "[error]") {
@@ -98,6 +129,7 @@ TEST_CASE("a result holds what has no default, and cannot be taken apart then", 
     CHECK(!failed);
     CHECK(failed.error() == errc::closed);
     CHECK_THROWS_AS(failed.value(), std::system_error);
+    CHECK_THROWS_AS(failed->value, std::system_error);
     CHECK(has_parts<result<int>>);
     CHECK(!has_parts<result<tough>>);  // there is no value to take when it failed
 }

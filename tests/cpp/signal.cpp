@@ -50,6 +50,18 @@ int status_of_child(pid_t (*make)(), F&& child) {
 std::atomic<int> calls = 0;
 void count_call(int) { ++calls; }
 
+/// Whether the system delivers this signal; emulators keep some for themselves.
+bool delivers(int number) {
+    static volatile std::sig_atomic_t came;
+    came = 0;
+    const handling noting(number, [](int) { came = 1; });
+    ::raise(number);
+    if (came == 0) {
+        WARN("no signal " << number << " here");
+    }
+    return came != 0;
+}
+
 }  // namespace
 
 TEST_CASE("a set is told of its signals", "[signal]") {
@@ -83,6 +95,9 @@ TEST_CASE("signals between two waits are remembered, each once", "[signal]") {
 }
 
 TEST_CASE("a signal of the highest number is one as well", "[signal]") {
+    if (!delivers(SIGRTMAX)) {
+        return;
+    }
     loop on(each_backend());
     signal_set set(on, {SIGRTMAX, SIGRTMIN});
     ::raise(SIGRTMAX);

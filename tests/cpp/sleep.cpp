@@ -3,7 +3,9 @@
 #include <string>
 #include <vector>
 
+#include <zloop/cancel.hpp>
 #include <zloop/testing.hpp>
+#include <zloop/when.hpp>
 
 #include "catch.hpp"
 #include "probes.hpp"
@@ -222,6 +224,41 @@ TEST_CASE("a tick that was not waited for to its end is still to come", "[interv
 
     CHECK(run(on, waits()).value() == 1);
     CHECK(on.elapsed() == 1s);
+}
+
+TEST_CASE("a tick that is due when its wait is cancelled is not lost", "[interval]") {
+    virtual_loop on;
+    interval every(1s);
+    auto tick = [&]() -> task<result<std::uint64_t>> { co_return co_await every.next(); };
+    auto work = [&]() -> task<> {
+        const auto first = co_await when_any(nap_for(1s), tick());  // both are due in the same turn
+        CHECK(first.index() == 0);
+        const auto ticked = (co_await every.next()).value();
+        CHECK(ticked == 1);
+        CHECK(on.elapsed() == 1s);
+        const auto late = co_await with_timeout(1s, tick());
+        CHECK(late.error() == std::errc::timed_out);
+        const auto after = (co_await every.next()).value();
+        CHECK(after == 1);
+        CHECK(on.elapsed() == 2s);
+    };
+
+    run(on, work());
+}
+
+TEST_CASE("a wait for a tick is for that which is next when it begins", "[interval]") {
+    virtual_loop on;
+    interval every(1s);
+    auto work = [&]() -> task<> {
+        (co_await every.next()).value();
+        auto made_early = every.next();
+        (co_await every.next()).value();
+        const auto ticked = (co_await made_early).value();
+        CHECK(ticked == 1);
+    };
+
+    run(on, work());
+    CHECK(on.elapsed() == 3s);
 }
 
 TEST_CASE("a sleep and a tick allocate nothing once the heap of timers has grown", "[sleep][interval]") {

@@ -14,6 +14,9 @@
 #include <dirent.h>
 #include <poll.h>
 #include <sys/socket.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#endif
 
 #include <zloop/core/fd.hpp>
 #include <zloop/job.hpp>
@@ -76,6 +79,18 @@ inline std::unique_ptr<zloop::backend> each_backend() {
     UNSCOPED_INFO("backend: " << choice);
     return choice.make();
 }
+
+#if ZLOOP_HAS_EPOLL
+/// Whether epoll can wait for less than a millisecond here. If not, waits are rounded up to one.
+inline bool has_epoll_pwait2() {
+    if (::syscall(SYS_epoll_pwait2, -1, nullptr, 0, nullptr, nullptr, 0) < 0 &&
+        (errno == ENOSYS || errno == EPERM)) {
+        WARN("no epoll_pwait2 here");
+        return false;
+    }
+    return true;
+}
+#endif
 
 #if ZLOOP_HAS_URING
 /// Whether there is io_uring here. If not, a test case of what is its alone has nothing to say.

@@ -43,6 +43,7 @@ public:
         if (parent_ != nullptr) {
             unshielded_ = parent_->unshielded_;
             cancelled_ = unshielded_ || (parent_->cancelled_ && !shielded_);
+            inherited_ = cancelled_;
             next_ = parent_->first_child_;
             if (next_ != nullptr) {
                 next_->previous_ = this;
@@ -69,12 +70,24 @@ public:
     /// Whether it was cancelled, or one above whose cancellation reaches it.
     bool cancelled() const noexcept { return cancelled_; }
 
+    /// cancelled(), for an operation that is about to start, and fails with operation_canceled then.
+    bool refuses() noexcept {
+        if (cancelled_) [[unlikely]] {
+            meet();
+        }
+        return cancelled_;
+    }
+
+    /// Whether an operation in it, or below, was ended or refused by its cancellation. One that has ended by
+    /// itself in that moment has not met it, nor has what is shielded.
+    bool met() const noexcept { return met_; }
+
     /// Marks the scope and everything below that is not shielded, and asks whatever waits there to end.
     /// Remembered: an operation that starts later in this scope ends at once. Resumes nothing inline.
-    void cancel() noexcept { cancel(false); }
+    void cancel() noexcept { cancel(false, false); }
 
     /// cancel(), through shields as well: for a loop that ends.
-    void cancel_shielded() noexcept { cancel(true); }
+    void cancel_shielded() noexcept { cancel(true, false); }
 
     /// Records the operation that this scope's tasks wait for; the operation is under way. One that
     /// cancelled the scope while it started (a callback of its own did) is asked to end at once.
@@ -86,8 +99,15 @@ public:
         }
     }
 
-    /// Forgets the operation, which has ended.
-    void leave() noexcept { leaf_ = nullptr; }
+    /// Forgets the operation, which has ended; `canceled` says whether because it was asked to.
+    void leave(bool canceled) noexcept {
+        leaf_ = nullptr;
+        if (canceled && cancelled_) [[unlikely]] {
+            meet();
+        }
+    }
+    /// The same, for who does not know: because it was asked to, if it was.
+    void leave() noexcept { leave(true); }
 
     /// Forgets what waits in it and below, which is never resumed any more: the process ends.
     void forsake() noexcept {
@@ -96,10 +116,11 @@ public:
     }
 
 private:
-    void cancel(bool through_shields) noexcept {
+    void cancel(bool through_shields, bool from_above) noexcept {
         unshielded_ = unshielded_ || through_shields;
         if (!cancelled_) {
             cancelled_ = true;
+            inherited_ = from_above;
             if (leaf_ != nullptr) {
                 leaf_->cancel(*leaf_);
             }
@@ -108,8 +129,19 @@ private:
         }
         for (scope* child = first_child_; child != nullptr; child = child->next_) {
             if (through_shields || !child->shielded_) {
-                child->cancel(through_shields);
+                child->cancel(through_shields, true);
             }
+        }
+    }
+
+    /// Up to the scope whose cancellation it was: one that was cancelled for a reason of its own has nothing
+    /// to do with what reached it later from above.
+    void meet() noexcept {
+        scope* at = this;
+        at->met_ = true;
+        while (at->inherited_) {
+            at = at->parent_;
+            at->met_ = true;
         }
     }
 
@@ -119,6 +151,8 @@ private:
     scope* previous_ = nullptr;
     cancellable* leaf_ = nullptr;
     bool cancelled_ = false;
+    bool inherited_ = false;  // it was the cancellation of the scope above
+    bool met_ = false;
     bool shielded_ = false;
     bool unshielded_ = false;  // cancelled for good: shields below, made later too, protect from nothing
 };

@@ -124,6 +124,19 @@ private:
         return true;
     }
 
+    // Whether it is worth a try, which may block nevertheless.
+
+    bool is_readable() const noexcept { return !reads_.empty() || read_shut_; }
+    bool is_writable(opcode code) const noexcept {
+        if (gone_ || write_shut_) {
+            return true;
+        }
+        const bool is_full = code != opcode::connect && peer_ != nullptr && peer_->unread_ >= room_;
+        const bool is_held = writes_.size() == 1 && is_block(writes_.front());
+        return !is_full && !is_held;
+    }
+    static bool is_block(const step& next) noexcept { return next.what != step::failure && next.number == 0; }
+
     // One try, as in kernel/attempt.hpp. False: it would block.
 
     bool read(io_op& operation) {
@@ -230,7 +243,7 @@ private:
     bool step_of_write(std::size_t& room, int& error) {
         while (!writes_.empty()) {
             const step next = writes_.front();
-            if (next.what != step::failure && next.number == 0 && writes_.size() == 1) {
+            if (is_block(next) && writes_.size() == 1) {
                 return false;  // stays, until another comes
             }
             writes_.pop_front();

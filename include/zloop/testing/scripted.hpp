@@ -60,8 +60,9 @@ public:
     /// Has the next attach fail with this errno.
     void fails_attach(int error) noexcept { attach_error_ = error; }
 
-    /// Says whether an operation that is cancelled holds on to its frame until the next wait, as with a
-    /// kernel that completes; what it meets until then wins.
+    /// Says whether an operation that is cancelled while it waits holds on to its frame until the next wait,
+    /// as with a kernel that completes; what it meets until then wins. One that is in the loop's queue
+    /// already ends in its turn, and has met nothing.
     void lets_go_late(bool late) noexcept { late_ = late; }
 
     /// Makes a watched descriptor ready, once.
@@ -137,7 +138,7 @@ public:
     }
 
     bool start(io_op& operation) noexcept override {
-        operation.run = &scripted_backend::finish;
+        operation.run = &scripted_backend::go_on;
         if (operation.fd < 0 || operation.life != life(operation.fd)) {
             operation.error = EBADF;
             return true;
@@ -155,14 +156,14 @@ public:
             operation.error = EAGAIN;
             return true;
         }
-        operation.state = io_op::phase::parked;
-        slot = &operation;
-        return false;
+        return park(operation, slot);
     }
 
     void cancel(io_op& operation) noexcept override {
         if (operation.state == io_op::phase::idle) {
             operation.state = io_op::phase::canceled;  // by its own provider; attempt() looks
+        } else if (operation.state == io_op::phase::queued) {
+            let_go(operation);
         } else if (operation.state == io_op::phase::parked) {
             operation.state = io_op::phase::canceled;
             if (!late_) {
@@ -261,8 +262,26 @@ private:
         return is_read(operation.code) ? peer.reader_ : peer.writer_;
     }
 
-    static void finish(op& node) noexcept {
+    static bool park(io_op& operation, io_op*& slot) noexcept {
+        operation.state = io_op::phase::parked;
+        slot = &operation;
+        return false;
+    }
+
+    /// The turn of an operation: what it meets, it meets now, so that a cancel until then takes nothing.
+    static void go_on(op& node) noexcept {
         auto& operation = static_cast<io_op&>(node);
+        if (operation.state == io_op::phase::queued) {
+            auto& self = static_cast<scripted_backend&>(*operation.owner);
+            script& peer = self.scripts_[operation.fd];
+            io_op*& slot = slot_of(operation, peer);
+            slot = nullptr;
+            operation.state = io_op::phase::idle;
+            if (!self.attempt(operation, peer)) {
+                park(operation, slot);
+                return;
+            }
+        }
         operation.state = io_op::phase::idle;
         operation.waiter.resume();
     }
@@ -296,7 +315,9 @@ private:
     void let_go(io_op& operation) noexcept {
         slot_of(operation, scripts_[operation.fd]) = nullptr;
         operation.error = ECANCELED;
-        ready_->push(operation);
+        if (std::exchange(operation.state, io_op::phase::canceled) != io_op::phase::queued) {
+            ready_->push(operation);
+        }
     }
 
     void retry(script& peer, direction toward) {
@@ -304,14 +325,22 @@ private:
         if (slot == nullptr || !peer.in_service_) {
             return;
         }
-        io_op& waiting = *std::exchange(slot, nullptr);
-        const auto before = std::exchange(waiting.state, io_op::phase::idle);
-        if (attempt(waiting, peer)) {
-            waiting.state = io_op::phase::queued;
-            ready_->push(waiting);
-        } else {
-            waiting.state = before;
-            slot = &waiting;
+        io_op& waiting = *slot;
+        if (waiting.state == io_op::phase::parked) {
+            if (toward == direction::read ? peer.is_readable() : peer.is_writable(waiting.code)) {
+                waiting.state = io_op::phase::queued;
+                ready_->push(waiting);
+            }
+        } else if (waiting.state == io_op::phase::canceled) {  // it holds on, and this wins
+            slot = nullptr;
+            waiting.state = io_op::phase::idle;
+            if (attempt(waiting, peer)) {
+                waiting.state = io_op::phase::done;
+                ready_->push(waiting);
+            } else {
+                waiting.state = io_op::phase::canceled;
+                slot = &waiting;
+            }
         }
     }
 

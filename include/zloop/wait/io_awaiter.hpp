@@ -28,7 +28,7 @@ public:
     bool await_suspend(std::coroutine_handle<P> caller, site where = site::current()) noexcept {
         note(caller.promise(), name_of(this->code), where);
         scope& within = *caller.promise().surroundings().within;
-        if (within.cancelled()) {
+        if (within.refuses()) {
             this->error = ECANCELED;
             return false;
         }
@@ -45,7 +45,7 @@ protected:
     /// The operation has ended. Its errno; 0 is success.
     int finish() noexcept {
         if (entered_ != nullptr) {
-            entered_->leave();
+            entered_->leave(this->error == ECANCELED);
         }
         return this->error;
     }

@@ -54,7 +54,7 @@ protected:
     bool park(std::coroutine_handle<P> caller, const char* what, site where) noexcept {
         detail::note(caller.promise(), what, where);
         surroundings_ = caller.promise().surroundings();
-        if (surroundings_.within->cancelled()) {
+        if (surroundings_.within->refuses()) {
             state_ = state::canceled;
             return false;
         }
@@ -85,7 +85,7 @@ private:
 
     static void resume(op& node) noexcept {
         auto& self = static_cast<parked&>(node);
-        self.surroundings_.within->leave();
+        self.surroundings_.within->leave(self.state_ == state::canceled);
         if (self.settle_ != nullptr && self.state_ == state::woken) {
             self.settle_(self, gift::kept);
         }

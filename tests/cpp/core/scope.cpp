@@ -35,6 +35,69 @@ TEST_CASE("cancel asks the leaf to end, once", "[scope]") {
     root.leave();
 }
 
+TEST_CASE("a cancellation is met by who was ended or refused by it, in the scope or below", "[scope]") {
+    scope root;
+    scope branch(&root);
+    scope twig(&branch);
+    leaf waiting;
+
+    SECTION("ended") {
+        twig.enter(waiting);
+        branch.cancel();
+        CHECK(!branch.met());
+        twig.leave(true);
+    }
+    SECTION("ended, for all that its waiter knows") {
+        twig.enter(waiting);
+        branch.cancel();
+        twig.leave();
+    }
+    SECTION("refused") {
+        branch.cancel();
+        CHECK(!branch.met());
+        CHECK(twig.refuses());
+    }
+    SECTION("refused in a scope that was made later") {
+        branch.cancel();
+        scope later(&twig);
+        CHECK(later.refuses());
+    }
+    CHECK(branch.met());
+    CHECK(!root.met());
+}
+
+TEST_CASE("a cancellation is not met by who ended by itself, was shielded, or cancelled before", "[scope]") {
+    scope root;
+    leaf waiting;
+
+    SECTION("by itself") {
+        root.enter(waiting);
+        root.cancel();
+        root.leave(false);
+    }
+    SECTION("before the cancellation, of something else") {
+        root.enter(waiting);
+        root.leave();
+        CHECK(!root.refuses());
+        root.cancel();
+    }
+    SECTION("shielded") {
+        scope inner(&root, shielding::shielded);
+        root.cancel();
+        CHECK(!inner.refuses());
+    }
+    SECTION("cancelled before, for another reason") {
+        scope inner(&root);
+        inner.enter(waiting);
+        inner.cancel();
+        root.cancel();
+        inner.leave(true);
+        CHECK(inner.met());
+    }
+    CHECK(root.cancelled());
+    CHECK(!root.met());
+}
+
 TEST_CASE("who has left is not asked", "[scope]") {
     scope root;
     leaf waiting;

@@ -118,6 +118,10 @@ TEST_CASE("a filter of system calls that forbids io_uring, as containers have, i
     }
     int status = -1;
     ::waitpid(child, &status, 0);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 2) {
+        WARN("no filter of system calls here");
+        return;
+    }
     CHECK(status == 0);
 }
 

@@ -136,15 +136,31 @@ TEST_CASE("scripted operations overlap in different directions only", "[scripted
     CHECK(with.on.join(reading) == "first");
 }
 
-TEST_CASE("a cancel after a scripted read has completed keeps its bytes", "[scripted]") {
+TEST_CASE("who is cancelled as scripted bytes have come leaves them to the next read", "[scripted]") {
     scripted with;
+    with.on.kernel().lets_go_late(GENERATE(false, true));
     auto reading = with.on.start(with.read());
     with.on.settle();
 
     with.peer.receives("bytes");
     reading.cancel();
 
-    CHECK(with.on.join(reading) == "bytes");
+    CHECK(with.on.join(reading) == system_error_code(ECANCELED).message());
+    CHECK(run(with.on, with.read()) == "bytes");
+}
+
+TEST_CASE("who is cancelled as there is room again has sent nothing", "[scripted]") {
+    scripted with;
+    with.peer.takes(0);
+    auto writing = with.on.start(with.write("text"));
+    with.on.settle();
+
+    with.peer.takes(4);
+    writing.cancel();
+
+    CHECK(with.on.join(writing).error() == std::errc::operation_canceled);
+    CHECK(with.peer.written.empty());
+    CHECK(run(with.on, with.write("then")).value() == 4);
 }
 
 TEST_CASE("a watched descriptor is ready when the test says so", "[scripted]") {

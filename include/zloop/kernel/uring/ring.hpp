@@ -146,7 +146,7 @@ public:
 
     /// Hands over what was prepared, lets the kernel do its part, and waits until there are `wanted`
     /// completions, or up to `limit` (negative: without end). Returns 0 or an errno: ETIME after `limit`,
-    /// EEXIST when the ring is another thread's.
+    /// where nothing was handed over; EEXIST when the ring is another thread's.
     int enter(unsigned wanted, nanoseconds limit = nanoseconds(-1)) noexcept {
         if (!enabled_) {
             if (const int error = control(fd_, enable_rings, nullptr, 0); error < 0) {
