@@ -142,10 +142,11 @@ int traverse(PyObject* object, visitproc visit, void* arg) {
 template <class H>
 int clear(PyObject* object) {
     auto* self = reinterpret_cast<H*>(object);
+    handle_slots& slots = *self;  // by this name: ThreadSafeHandle has a method that is called cancelled
     self->drop_callback();
     track_context(self->own_context);  // always: CPython takes it out of the list without a look
     Py_CLEAR(self->own_context);
-    Py_CLEAR(self->cancelled);
+    Py_CLEAR(slots.cancelled);
     Py_CLEAR(self->context);
     Py_CLEAR(self->loop);
     Py_CLEAR(self->repr);

@@ -29,7 +29,9 @@ public:
             usual_ = parts_;
             parts_ = 0;
         }
-        parts_ += parts_ < most;
+        if (parts_ < most) {
+            ++parts_;
+        }
         return parts_ < usual_;
     }
 
