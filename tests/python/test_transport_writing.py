@@ -9,6 +9,7 @@ import asyncio
 import socket
 import subprocess
 import sys
+import time
 from unittest import mock
 
 import pytest
@@ -475,6 +476,35 @@ async def test_write_eof_ends_our_direction_after_what_was_written(connect, back
     await protocol.until_received(13)
     assert not transport.is_closing()
     await close(protocol)
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["amid the backlog", "before it"])
+async def test_a_backlog_waits_for_a_peer_that_has_sent_its_end(loop, connect, first):
+    """It hears of the end each time that io_uring looks whether it can write."""
+    protocol = Recorder(eof_received=lambda self: True)
+    transport, peer = await connect(protocol)
+    if first:
+        peer.half_close()
+        await protocol.until("eof_received")
+    written = fill_the_kernel(transport)
+    parts = [bytes([number]) * 50_000 for number in range(100)]
+    for part in parts:
+        transport.write(part)
+    await turns(5)
+    if not first:
+        peer.half_close()
+        await protocol.until("eof_received")
+    before = time.process_time()
+    await asyncio.sleep(0.2)
+    assert time.process_time() - before < 0.1, "it spins"
+    assert protocol.losses == []
+    received = await peer.receive_exactly(1 << 20)  # a little room, and none again
+    await asyncio.sleep(0.05)
+    transport.close()
+    received += await peer.receive_until_end()
+    assert received == bytes(written) + b"".join(parts)
+    await protocol.until("connection_lost")
+    assert protocol.losses == [None]
 
 
 async def test_write_after_write_eof_raises(connect):
