@@ -323,6 +323,7 @@ def test_the_end_of_a_process_takes_busy_and_sleeping_daemon_loops_along(which):
 
     for begin in (busy, ticking, id, busy, ticking):
         loop = new_loop()
+        loop.slow_callback_duration = 10  # in debug mode, of threads that wait for each other
         loop.call_soon(begin, loop)
         in_daemon_thread(loop)
     ready = threading.Event()
