@@ -96,6 +96,32 @@ async def test_a_subclass_of_bytes_is_sent(connect):
     await close(protocol)
 
 
+@pytest.mark.parametrize("write", ["write", "writelines"])
+async def test_a_subclass_of_bytes_in_a_backlog_is_the_bytes_it_was(connect, write):
+    class Odd(bytes):
+        def __bytes__(self):
+            return b"other"
+
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, key):
+            return b"other"
+
+        def __del__(self):
+            gone.append(1)
+
+    gone = []
+    protocol = Recorder()
+    transport, peer = await connect(protocol)
+    before = bytes(fill_the_kernel(transport))
+    for _ in range(100):
+        transport.write(Odd(b"one")) if write == "write" else transport.writelines([Odd(b"one")])
+    assert await peer.receive_exactly(len(before) + 300) == before + b"one" * 100
+    assert len(gone) == 100
+    await close(protocol)
+
+
 @pytest.mark.parametrize("backlog", [False, True])
 async def test_what_is_changed_after_write_does_not_change_what_is_sent(loop, connect, backlog):
     if backlog and sys.version_info >= (3, 12) and not isinstance(loop, zloop.Loop):
