@@ -72,10 +72,9 @@ async def running(name, *arguments, **options):
         *arguments,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
         limit=1 << 20,
         env=environment_of_others(),
-        **options,
+        **{"stderr": asyncio.subprocess.STDOUT} | options,
     )
     try:
         yield Program(process)
@@ -98,6 +97,8 @@ def s_client(address, files, *options):
         *name,
         "-ign_eof",
         *options,
+        # Where nothing but the server's words is wanted: from OpenSSL 3.4 on it says whom it connects to.
+        **{"stderr": asyncio.subprocess.DEVNULL} if "-quiet" in options else {},
     )
 
 
