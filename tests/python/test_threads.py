@@ -211,9 +211,12 @@ PRELUDE = """
 
     def new_loop():
         if sys.argv[1] == "asyncio":
-            return asyncio.SelectorEventLoop()
-        import zloop
-        return zloop.new_event_loop()
+            loop = asyncio.SelectorEventLoop()
+        else:
+            import zloop
+            loop = zloop.new_event_loop()
+        loop.slow_callback_duration = 10  # threads wait for each other, and debug mode would tell
+        return loop
 
     def in_daemon_thread(loop):
         threading.Thread(target=loop.run_forever, daemon=True).start()
@@ -323,7 +326,6 @@ def test_the_end_of_a_process_takes_busy_and_sleeping_daemon_loops_along(which):
 
     for begin in (busy, ticking, id, busy, ticking):
         loop = new_loop()
-        loop.slow_callback_duration = 10  # in debug mode, of threads that wait for each other
         loop.call_soon(begin, loop)
         in_daemon_thread(loop)
     ready = threading.Event()
