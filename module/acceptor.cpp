@@ -19,6 +19,24 @@ constexpr std::chrono::seconds retry_delay{1};
 
 }  // namespace
 
+/// accept(2) on the number, while it is the socket's. Where that was closed and a duplicate keeps the file
+/// open, the kernel tells of the file's connections under a number that may be another listener's by now.
+class acceptor::accept_if_served : public zloop::detail::accept_awaiter {
+public:
+    explicit accept_if_served(acceptor& on) noexcept
+        : accept_awaiter(*on.core.loop, on.listening.self()), on_(on) {
+        provide = [](zloop::io_op& self) noexcept {
+            auto& asking = static_cast<accept_if_served&>(self);
+            if (!asking.on_.is_served(0)) {
+                asking.error = EBADF;
+            }
+        };
+    }
+
+private:
+    acceptor& on_;
+};
+
 acceptor::acceptor(loop_state& owner, PyObject* socket, PyObject* protocol_factory, PyObject* owner_server,
                    PyObject* tls_terms, PyObject* hand_over_to, PyObject* context_of_server)
     : core(owner),
@@ -39,7 +57,7 @@ void acceptor::adopt(int descriptor) {
         static_cast<void>(number.release());  // the Python socket's
         py::raise_os_error(adopted.error());
     }
-    listening = std::move(*adopted);
+    listening = module_listener(std::move(*adopted));
 }
 
 zloop::loop& acceptor::event_loop() const noexcept { return *core.loop; }
@@ -64,7 +82,7 @@ int acceptor::visit_all(visitproc visit, void* arg) const {
 
 fiber acceptor::accept_loop(fiber::place& kept) {
     while (!stopped_) {
-        auto [error, connection] = co_await listening.accept();
+        auto [error, connection] = co_await accept_if_served(*this);
         if (stopped_) {
             break;
         }

@@ -15,6 +15,13 @@ namespace zl {
 
 struct LoopCore;
 
+/// A listener whose accept() is ours: see accept_if_served.
+struct module_listener : zloop::listener {
+    module_listener() = default;
+    explicit module_listener(zloop::listener&& made) noexcept : listener(std::move(made)) {}
+    using listener::self;
+};
+
 struct acceptor {
     /// Without TLS both `tls_terms` and `hand_over_to` are None. With it the former is what
     /// TLSTransport::accept() takes, or None, and the latter takes (socket, peername) of each connection
@@ -40,10 +47,12 @@ struct acceptor {
     int visit_all(visitproc visit, void* arg) const;
 
     loop_state& core;
-    zloop::listener listening;
+    module_listener listening;
     py::ref sock, factory, server, tls, hand_over, context;
 
 private:
+    class accept_if_served;
+
     fiber accept_loop(fiber::place& kept);
     void serve(zloop::accepted connection) noexcept;
     static bool is_ours(loop_state& on, const py::ref& tls, const py::ref& hand_over);

@@ -142,10 +142,11 @@ int traverse(PyObject* object, visitproc visit, void* arg) {
 template <class H>
 int clear(PyObject* object) {
     auto* self = reinterpret_cast<H*>(object);
+    handle_slots& slots = *self;  // by this name: ThreadSafeHandle has a method that is called cancelled
     self->drop_callback();
     track_context(self->own_context);  // always: CPython takes it out of the list without a look
     Py_CLEAR(self->own_context);
-    Py_CLEAR(self->cancelled);
+    Py_CLEAR(slots.cancelled);
     Py_CLEAR(self->context);
     Py_CLEAR(self->loop);
     Py_CLEAR(self->repr);
@@ -349,8 +350,14 @@ void basic_handle<Slots, Node>::run_callback() noexcept {
     loop_state& on = *core;
     const callback_scope scope(on);
     running = true;
-    py::ref result =
-        on.debug ? py::try_call_method(on.self(), on.state->str_run_in_debug.get(), self()) : invoke();
+    py::ref result;
+    if (!on.calls_run) {
+        result = invoke();
+    } else if (on.debug) {
+        result = py::try_call_method(on.self(), on.state->str_run_in_debug.get(), self());
+    } else {
+        result = py::try_call_method(self(), on.state->str_run.get());
+    }
     running = false;
     if (awaited) {
         on.callback_returned.notify_all();
@@ -695,6 +702,11 @@ void add_handle_types(PyObject* module, module_state& state) {
     py::check_slot(handle.get(), "_repr", offsetof(handle_slots, repr));
     py::check_slot(handle.get(), "_source_traceback", offsetof(handle_slots, source_traceback));
 
+    state.stock_handle = py::ref::borrow(handle.get());
+    py::ref run = py::attribute(handle.get(), "_run");
+    if (PyFunction_Check(run.get()) && PyFunction_GET_GLOBALS(run.get()) == PyModule_GetDict(events.get())) {
+        state.stock_run = std::move(run);
+    }
     state.handle_type = make_type<Handle>(module, "zloop._zloop.Handle",
                                           "asyncio.Handle, and its own place in the queue.", handle.get());
 

@@ -136,7 +136,7 @@ struct TimerHandle : basic_handle<timer_handle_slots, zloop::timer_node> {
     py::ref get_when();
     void set_when(PyObject* value) { Py_XSETREF(when, Py_NewRef(value)); }  // and it is due as before
     py::ref get_scheduled() { return py::boolean(armed()); }
-    void set_scheduled(PyObject*) noexcept {}  // the heap knows
+    void set_scheduled(PyObject*) {}  // the heap knows
     static void run_in_turn(zloop::op& node) noexcept;
 };
 

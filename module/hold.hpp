@@ -37,7 +37,9 @@ public:
             usual_ = parts_;
             parts_ = 0;
         }
-        parts_ = static_cast<std::uint8_t>(parts_ + (parts_ < most));
+        if (parts_ < most) {
+            ++parts_;
+        }
         return parts_ < usual_;
     }
 

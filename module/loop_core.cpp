@@ -531,6 +531,7 @@ void loop_hooks::after_wait() noexcept {
         }
     }
     py::without_gil::take_again(thread);
+    core.look_at_run();
     if (PyErr_CheckSignals() != 0) {
         core.fail();
     }
@@ -730,6 +731,7 @@ py::ref LoopCore::run_once() {
     }
     loop->begin_run();
     const bool until_stop = std::exchange(turns_until_stop, false);
+    look_at_run();
     turning = true;
     ++state->awake;
     const at_exit asleep{[this] {
@@ -1013,7 +1015,10 @@ py::ref LoopCore::stop_accepting(PyObject* sock) {
 // Attributes.
 
 py::ref LoopCore::get_debug() { return py::boolean(debug); }
-void LoopCore::set_debug(PyObject* value) { debug = py::truth(value); }
+void LoopCore::set_debug(PyObject* value) {
+    debug = py::truth(value);
+    look_at_run();
+}
 py::ref LoopCore::get_closed() { return py::boolean(closed); }
 void LoopCore::set_closed(PyObject* value) {
     const bool wanted = py::truth(value);

@@ -40,6 +40,14 @@ void loop_state::report_callback(PyObject* handle) noexcept {
     }
 }
 
+void loop_state::look_at_run() noexcept {
+    const py::ref now = py::ref::adopt(PyObject_GetAttr(state->stock_handle.get(), state->str_run.get()));
+    if (!now) {
+        PyErr_Clear();  // each callback will say so
+    }
+    calls_run = debug || !now || now.get() != state->stock_run.get();
+}
+
 void loop_state::check_closed() const {
     if (closed || !loop) {
         py::raise(PyExc_RuntimeError, "Event loop is closed");

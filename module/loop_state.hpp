@@ -27,6 +27,7 @@ struct loop_state_fields {
     py::ref failure;                    // an exception that leaves run_forever: _run_once raises it
 
     bool debug = false;
+    bool calls_run = false;  // handles run by their _run(): in debug mode, and where that was replaced
     bool closed = false;
     bool dropping = false;     // what is queued ends without calling Python
     bool in_callback = false;  // Python runs, called by the loop
@@ -68,6 +69,9 @@ struct loop_state : py::object, loop_state_fields {
             loop->ask_next_turn();
         }
     }
+
+    /// Decides whether handles run by their _run(): once a run and a wait, which costs callbacks nothing.
+    void look_at_run() noexcept;
 
     /// Raises asyncio's "Event loop is closed" when it is.
     void check_closed() const;

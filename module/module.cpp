@@ -76,6 +76,7 @@ void look_up_names(module_state& state) {
     intern(state.str_remove_writer, "_remove_writer");
     intern(state.str_resume_reading, "resume_reading");
     intern(state.str_resume_writing, "resume_writing");
+    intern(state.str_run, "_run");
     intern(state.str_run_in_debug, "_run_in_debug");
     intern(state.str_send, "send");
     intern(state.str_sendto, "sendto");

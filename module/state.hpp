@@ -43,6 +43,7 @@ struct module_state {
     // Methods that stock's classes inherit and ours have: where they were replaced, ours step back.
     py::ref base_events;  // asyncio.base_events
     py::ref stock_create_task, stock_get_extra_info, stock_getaddrinfo;
+    py::ref stock_handle, stock_run;  // asyncio.Handle and its _run(); none, if that was replaced before us
 
     // ssl's, as asyncio.sslproto uses it.
     py::ref memory_bio_type;  // ssl.MemoryBIO
@@ -68,9 +69,9 @@ struct module_state {
         str_get_extra_info, str_gettimeout, str_is_closing, str_log_debug, str_log_failure, str_log_handshake,
         str_log_info, str_pause_reading, str_pause_writing, str_pending, str_protocol_raised, str_read_ready,
         str_recv_into, str_recvfrom, str_recvfrom_into, str_remove_reader, str_remove_writer,
-        str_resume_reading, str_resume_writing, str_run_in_debug, str_send, str_sendto, str_sendto_ready,
-        str_set_exception, str_set_result, str_setblocking, str_time, str_tls_failed, str_transport_failed,
-        str_unwrap, str_warn_lost_writes, str_write;
+        str_resume_reading, str_resume_writing, str_run, str_run_in_debug, str_send, str_sendto,
+        str_sendto_ready, str_set_exception, str_set_result, str_setblocking, str_time, str_tls_failed,
+        str_transport_failed, str_unwrap, str_warn_lost_writes, str_write;
 
     using owned = py::owned<
         &module_state::loop_core_type, &module_state::handle_type, &module_state::timer_handle_type,
@@ -83,12 +84,13 @@ struct module_state {
         &module_state::invalid_state_error, &module_state::socket_type, &module_state::socket_family,
         &module_state::socket_kind, &module_state::socket_base, &module_state::cancelled_error,
         &module_state::loop_keyword, &module_state::base_events, &module_state::stock_create_task,
-        &module_state::stock_get_extra_info, &module_state::stock_getaddrinfo,
-        &module_state::tls_transport_type, &module_state::tls_window_type, &module_state::memory_bio_type,
-        &module_state::ssl_error, &module_state::ssl_want_read_error, &module_state::ssl_syscall_error,
-        &module_state::ssl_certificate_error, &module_state::ssl_do_handshake, &module_state::ssl_getpeercert,
-        &module_state::ssl_read, &module_state::ssl_write, &module_state::ssl_pending,
-        &module_state::bio_read, &module_state::bio_write, &module_state::tls_limits>;
+        &module_state::stock_get_extra_info, &module_state::stock_getaddrinfo, &module_state::stock_handle,
+        &module_state::stock_run, &module_state::tls_transport_type, &module_state::tls_window_type,
+        &module_state::memory_bio_type, &module_state::ssl_error, &module_state::ssl_want_read_error,
+        &module_state::ssl_syscall_error, &module_state::ssl_certificate_error,
+        &module_state::ssl_do_handshake, &module_state::ssl_getpeercert, &module_state::ssl_read,
+        &module_state::ssl_write, &module_state::ssl_pending, &module_state::bio_read,
+        &module_state::bio_write, &module_state::tls_limits>;
 
     /// Set at exit, to the thread that ends the interpreter: loops of daemon threads then stay asleep.
     std::atomic<unsigned long> ended_by = 0;

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import collections
 import contextlib
 import errno
 import functools
@@ -264,6 +265,7 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
         self._check_idle()
         super().close()  # refuses while the loop runs
         self._drop()
+        self._ready = collections.deque()  # what was there has the loop: no cycle through that
 
     # Callbacks: what is left to Python is what goes wrong, and debug mode.
 

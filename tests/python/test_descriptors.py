@@ -94,6 +94,35 @@ async def test_a_writer_is_called_as_long_as_there_is_room(loop, make):
         assert loop.remove_writer(one) is False
 
 
+async def test_a_writer_of_a_peer_that_has_sent_its_end_is_called_when_there_is_room(loop):
+    one, other = tcp_pair()
+    calls = []
+    with one, other:
+        one.setblocking(False)
+        other.shutdown(socket.SHUT_WR)
+        loop.add_writer(one, calls.append, 1)
+        await until(lambda: len(calls) >= 3)
+        for _ in range(3):
+            with pytest.raises(BlockingIOError):
+                while True:
+                    one.send(bytes(1 << 20))
+            await asyncio.sleep(0.01)  # what the peer's system still takes
+        await turns(40)
+        seen = len(calls)
+        await turns(40)
+        assert len(calls) == seen
+        other.setblocking(False)
+        while len(calls) == seen:
+            with contextlib.suppress(BlockingIOError):
+                other.recv(1 << 20)
+            await asyncio.sleep(0)
+        await until(lambda: len(calls) >= seen + 3)  # level-triggered, as before
+        assert loop.remove_writer(one) is True
+        seen = len(calls)
+        await turns(40)
+        assert len(calls) == seen
+
+
 async def test_reading_and_writing_of_one_descriptor_are_apart(loop):
     one, other = socket.socketpair()
     calls = []

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from helpers import FACTORIES, PATIENCE, kernel_was_asked, reset, tcp_pair, turns
+from tls_helpers import told_in_debug_mode
 
 RUNS, BATCHES, MOST_BATCHES = 200, 3, 20  # asyncio's TLS grows by less each time, for a dozen
 
@@ -101,6 +102,7 @@ class At(NamedTuple):
     """What a capability has at hand."""
 
     loop: Any
+    errors: list[Any]  # what the loop tells its exception handler
     alive: weakref.WeakSet[Any]
     tls: Any
     folder: Any
@@ -528,6 +530,7 @@ async def a_tls_connection_that_is_refused(at: At) -> None:
         await turns(3)  # the client's socket is closed
         await kernel_was_asked()  # and the server hears of it
         await turns(3)
+        await told_in_debug_mode(at.loop, at.errors)
 
 
 @capability
@@ -585,8 +588,8 @@ async def child_processes(at: At) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CAPABILITIES)
-def test_what_runs_three_times_two_hundred_times_leaves_nothing(name, loop, tls, tmp_path):
-    at = At(loop, weakref.WeakSet(), tls, tmp_path)
+def test_what_runs_three_times_two_hundred_times_leaves_nothing(name, loop, errors, tls, tmp_path):
+    at = At(loop, errors, weakref.WeakSet(), tls, tmp_path)
     loop.slow_callback_duration = PATIENCE  # pytest keeps what is logged
 
     async def batch() -> None:
@@ -605,7 +608,7 @@ def test_loops_come_and_go_closed_or_not_and_leave_nothing(factory, tls, tmp_pat
         for number in range(RUNS):
             loop = FACTORIES[factory]()
             alive.add(loop)
-            loop.run_until_complete(tcp(At(loop, alive, tls, tmp_path)))
+            loop.run_until_complete(tcp(At(loop, [], alive, tls, tmp_path)))
             if number % 2:
                 loop.close()
 

@@ -15,7 +15,7 @@ import warnings
 import weakref
 
 import pytest
-from helpers import BACKEND, PATIENCE, Recorder, check_program, run_program, tcp_pair
+from helpers import BACKEND, FACTORIES, PATIENCE, Recorder, check_program, run_program, tcp_pair
 
 import zloop
 
@@ -368,6 +368,29 @@ def test_a_closed_loop_is_collected(new_loop):
     del loop
     gc.collect()
     assert reference() is None
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["idle", "with work left"])
+def test_a_closed_loop_is_gone_with_its_last_owner(left):
+    """Not when the collector comes: a thread that asks its loop for its end may be that owner."""
+    for factory in FACTORIES.values():
+        loop = factory()
+        reference = weakref.ref(loop)
+        loop.run_until_complete(asyncio.to_thread(int))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+        if left:
+            loop.call_soon(print)
+            loop.call_later(3600, print)
+            assert len(loop._ready) == 1
+        gc.disable()
+        try:
+            loop.close()
+            assert len(loop._ready) == 0
+            del loop
+            assert reference() is None
+        finally:
+            gc.enable()
 
 
 @quiet

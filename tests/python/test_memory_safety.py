@@ -515,6 +515,149 @@ def test_descriptors_removed_and_closed_in_their_callbacks():
     """)
 
 
+# What is called amid a call, and ends what the call is about.
+
+
+def test_a_factory_whose_end_closes_the_loop_that_stops_serving_it():
+    check("""
+    class Factory(asyncio.Protocol):
+        def __del__(self):
+            seen.append("gone")
+            self.loop.close()
+
+    for again in range(3):
+        seen = []
+        loop = zloop.new_event_loop()
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            factory = Factory()
+            factory.loop = loop
+            loop._start_serving(lambda kept=factory: kept, listening)
+            del factory
+            loop.run_until_complete(asyncio.sleep(0))
+            with contextlib.suppress(RuntimeError):
+                if again == 2:  # another one in its place, on a loop that is closed by then
+                    loop._start_serving(asyncio.Protocol, listening)
+                    raise AssertionError("on a closed loop")
+                loop._stop_serving(listening)
+            assert seen == ["gone"] and loop.is_closed(), seen
+            loop._stop_serving(listening)
+    """)
+
+
+def test_an_address_that_uses_the_endpoint_it_is_given_to():
+    check("""
+    class Port(int):
+        def __index__(self):
+            ACTIONS[how]()
+            return int(self)
+
+    async def main():
+        transport, protocol = await asyncio.get_running_loop().create_datagram_endpoint(
+            asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0)
+        )
+        name = transport.get_extra_info("sockname")
+        ACTIONS.update(
+            sendto=lambda: transport.sendto(b"inner", name),
+            close=transport.close,
+            abort=transport.abort,
+        )
+        transport.sendto(b"outer", ("127.0.0.1", Port(name[1])))
+        transport.sendto(b"last", name)
+        await asyncio.sleep(0)
+        transport.close()
+        await asyncio.sleep(0)
+
+    for how in ("sendto", "close", "abort"):
+        ACTIONS = {}
+        zloop.run(main())
+    """)
+
+
+BEGIN_SENDFILE = """
+    async def main():
+        loop = asyncio.get_running_loop()
+        one, peer = pair()
+        transport, _ = await loop.create_connection(asyncio.Protocol, sock=one)
+        return transport, peer
+
+    loop = zloop.new_event_loop()
+    transport, peer = loop.run_until_complete(main())
+    file = open(sys.executable, "rb")
+
+    def begin():
+        return transport._begin_sendfile(file.fileno(), 0, 1000)
+
+    stock = asyncio.futures.Future
+"""
+
+
+def test_a_file_that_is_begun_while_another_one_begins():
+    check(
+        BEGIN_SENDFILE
+        + """
+    inner = []
+
+    def future(*, loop):
+        asyncio.futures.Future = stock
+        inner.append(begin())
+        return stock(loop=loop)
+
+    asyncio.futures.Future = future
+    with contextlib.suppress(RuntimeError):
+        begin()
+        raise AssertionError("two at once")
+    assert loop.run_until_complete(inner[0]) == 1000
+    assert transport._end_sendfile() == 1000
+    assert len(peer.recv(1000, socket.MSG_WAITALL)) == 1000
+    transport.close()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    peer.close()
+    file.close()
+    """
+    )
+
+
+def test_a_future_class_that_closes_the_loop():
+    check(
+        BEGIN_SENDFILE
+        + """
+    def future(*, loop):
+        asyncio.futures.Future = stock
+        made = stock(loop=loop)
+        loop.close()
+        return made
+
+    async def receive(sock):
+        await loop.sock_recv(sock, 1)
+
+    idle, other = socket.socketpair()
+    idle.setblocking(False)
+    asyncio.futures.Future = future
+    with contextlib.suppress(RuntimeError):
+        begin()
+        raise AssertionError("on a closed loop")
+    assert loop.is_closed()
+    for call in (
+        lambda: loop.create_future(),
+        lambda: loop.run_in_executor(None, int),
+        lambda: receive(idle).send(None),
+        lambda: loop.sock_recv(idle, 1).send(None),
+    ):
+        loop = zloop.new_event_loop()
+        asyncio.futures.Future = future
+        with contextlib.suppress(RuntimeError, StopIteration):
+            call()
+        asyncio.futures.Future = stock
+        loop.close()
+    for each in (idle, other, peer, file):
+        each.close()
+    warnings.simplefilter("ignore", ResourceWarning)  # the transport is left to its loop's end
+    del call, transport
+    """
+    )
+
+
 def test_importing_and_leaving_without_a_word():
     check("import zloop")
     check("loop = zloop.new_event_loop(); loop.call_later(5, id); loop.close()")

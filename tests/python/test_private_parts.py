@@ -141,6 +141,48 @@ def test_create_task_can_be_wrapped_on_asyncios_class(loop):
 # What stays behind.
 
 
+@pytest.mark.parametrize("running", [False, True], ids=["before a run", "within one"])
+def test_handles_run_can_be_wrapped_on_asyncios_class(loop, errors, monkeypatch, running):
+    """Who looks for slow callbacks does that. Within a run it counts from the next wait on."""
+    stock = asyncio.Handle._run
+    seen = []
+
+    def run(handle):
+        seen.append(handle._callback)
+        return stock(handle)
+
+    def wrap():
+        monkeypatch.setattr(asyncio.Handle, "_run", run)
+
+    async def program():
+        if running:
+            wrap()
+            await asyncio.sleep(0.001)
+            seen.clear()
+        loop.call_soon(callback, 1)
+        loop.call_later(0.001, callback, 2)
+        loop.call_soon_threadsafe(callback, 3)
+        loop.call_soon(int, "no number")
+        await asyncio.sleep(0.01)
+
+    called = []
+    callback = called.append
+    if not running:
+        wrap()
+    loop.run_until_complete(program())
+    assert sorted(called) == [1, 2, 3]
+    assert seen.count(callback) == 3
+    assert seen.count(int) == 1
+    (context,) = errors
+    assert context["handle"]._callback is int
+    errors.clear()
+
+    monkeypatch.undo()
+    seen.clear()
+    loop.run_until_complete(asyncio.sleep(0.001))
+    assert seen == []
+
+
 @pytest.mark.parametrize("how", ["untrusted", "refused"])
 def test_a_connection_that_fails_leaves_no_cycle(tls, how):
     program = """

@@ -12,7 +12,7 @@ import sys
 import weakref
 
 import pytest
-from helpers import PATIENCE, Recorder, check_program, kernel_was_asked, reset, turns
+from helpers import BACKEND, PATIENCE, Recorder, check_program, kernel_was_asked, reset, turns
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
@@ -599,6 +599,34 @@ async def test_start_server_of_streams(loop):
         writer.close()
         await writer.wait_closed()
         await asyncio.wait_for(served.wait(), PATIENCE)
+
+
+@pytest.mark.skipif(BACKEND == "io_uring", reason="its kernel goes on accepting from the file")
+async def test_a_listener_of_which_a_duplicate_is_left_takes_no_strangers_connections(
+    zloop_loop, errors
+):
+    """The kernel tells of the duplicate's connections under the number, which is another listener's by now."""
+    loop = zloop_loop
+    listening = socket.create_server(("127.0.0.1", 0))
+    name, number = listening.getsockname(), listening.fileno()
+    accepted = []
+    await loop.create_server(lambda: accepted.append(1), sock=listening)
+    await kernel_was_asked()
+    duplicate = listening.dup()
+    listening.close()
+    with duplicate, socket.create_server(("127.0.0.1", 0)) as stranger:
+        assert stranger.fileno() == number
+        theirs = socket.create_connection(stranger.getsockname())
+        kept = socket.create_connection(name)
+        for _ in range(3):
+            await kernel_was_asked()
+        for listener, client in (stranger, theirs), (duplicate, kept):
+            listener.settimeout(PATIENCE)
+            connection, peer = listener.accept()
+            assert peer == client.getsockname()
+            connection.close()
+            client.close()
+    assert accepted == [] and errors == []
 
 
 @pytest.mark.parametrize("how", ["transport", "watched", "awaited", "server", "nothing"])

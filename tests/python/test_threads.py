@@ -211,9 +211,12 @@ PRELUDE = """
 
     def new_loop():
         if sys.argv[1] == "asyncio":
-            return asyncio.SelectorEventLoop()
-        import zloop
-        return zloop.new_event_loop()
+            loop = asyncio.SelectorEventLoop()
+        else:
+            import zloop
+            loop = zloop.new_event_loop()
+        loop.slow_callback_duration = 10  # threads wait for each other, and debug mode would tell
+        return loop
 
     def in_daemon_thread(loop):
         threading.Thread(target=loop.run_forever, daemon=True).start()

@@ -14,8 +14,8 @@ import weakref
 
 import pytest
 from helpers import FACTORIES, PATIENCE, Events, Recorder, check_program, reset, turns
+from tls_helpers import NOT_MADE, told_in_debug_mode
 
-NOT_MADE = "Error on transport creation for incoming connection"
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
 
 
@@ -196,12 +196,13 @@ async def test_tasks_of_the_program_are_the_only_ones_after_the_handshake(loop, 
 
 
 @pytest.mark.without_debug
-async def test_a_handshake_is_no_task(zloop_loop, tls):
+async def test_a_handshake_is_no_task(zloop_loop, tls, errors):
     """In asyncio it is one."""
     serving = Serving(zloop_loop, tls)
     async with await serving.start():
         with await serving.silent_client():
             assert asyncio.all_tasks() == {asyncio.current_task()}
+        await told_in_debug_mode(zloop_loop, errors)
 
 
 # Failures.

@@ -6,9 +6,11 @@ Each test runs on a connection that we made and on one that we accepted.
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import subprocess
 import sys
+import time
 from unittest import mock
 
 import pytest
@@ -93,6 +95,30 @@ async def test_a_subclass_of_bytes_is_sent(connect):
     transport.write(Named(b"hello"))
     assert await peer.receive_exactly(5) == b"hello"
     await close(protocol)
+
+
+@pytest.mark.parametrize("write", ["write", "writelines"])
+async def test_a_subclass_of_bytes_in_a_backlog_is_the_bytes_it_was(connect, write):
+    class Odd(bytes):
+        def __bytes__(self):
+            return b"other"
+
+        def __getitem__(self, key):
+            return b"other"
+
+        def __del__(self):
+            gone.append(1)
+
+    gone = []
+    protocol = Recorder()
+    transport, peer = await connect(protocol)
+    before = bytes(fill_the_kernel(transport))
+    for _ in range(100):
+        transport.write(Odd(b"one")) if write == "write" else transport.writelines([Odd(b"one")])
+    assert await peer.receive_exactly(len(before) + 300) == before + b"one" * 100
+    await close(protocol)
+    gc.collect()
+    assert len(gone) == 100
 
 
 @pytest.mark.parametrize("backlog", [False, True])
@@ -475,6 +501,35 @@ async def test_write_eof_ends_our_direction_after_what_was_written(connect, back
     await protocol.until_received(13)
     assert not transport.is_closing()
     await close(protocol)
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["amid the backlog", "before it"])
+async def test_a_backlog_waits_for_a_peer_that_has_sent_its_end(loop, connect, first):
+    """It hears of the end each time that io_uring looks whether it can write."""
+    protocol = Recorder(eof_received=lambda self: True)
+    transport, peer = await connect(protocol)
+    if first:
+        peer.half_close()
+        await protocol.until("eof_received")
+    written = fill_the_kernel(transport)
+    parts = [bytes([number]) * 50_000 for number in range(100)]
+    for part in parts:
+        transport.write(part)
+    await turns(5)
+    if not first:
+        peer.half_close()
+        await protocol.until("eof_received")
+    before = time.process_time()
+    await asyncio.sleep(0.2)
+    assert time.process_time() - before < 0.1, "it spins"
+    assert protocol.losses == []
+    received = await peer.receive_exactly(1 << 20)  # a little room, and none again
+    await asyncio.sleep(0.05)
+    transport.close()
+    received += await peer.receive_until_end()
+    assert received == bytes(written) + b"".join(parts)
+    await protocol.until("connection_lost")
+    assert protocol.losses == [None]
 
 
 async def test_write_after_write_eof_raises(connect):

@@ -410,6 +410,7 @@ import httpx, uvicorn, zloop
 from the_app import app
 
 async def main():
+    asyncio.get_running_loop().slow_callback_duration = 10  # debug mode would tell of imports
     config = uvicorn.Config(app, port={free_port()}, log_level="error", lifespan="off")
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())

@@ -9,6 +9,20 @@ import ssl
 
 from helpers import PATIENCE, Peer, Recorder, kernel_was_asked, tcp_pair
 
+NOT_MADE = "Error on transport creation for incoming connection"
+
+
+async def told_in_debug_mode(loop, errors, failed=1):
+    """Take out what a server tells of so many handshakes that failed: debug mode each, else none."""
+    if loop.get_debug():
+        async with asyncio.timeout(PATIENCE):
+            while len(errors) < failed:
+                await asyncio.sleep(0.001)
+        assert [context["message"] for context in errors] == [NOT_MADE] * failed
+        assert all(isinstance(context["exception"], OSError) for context in errors)
+        errors.clear()
+    assert errors == []
+
 
 class Echo(Recorder):
     def data_received(self, data):

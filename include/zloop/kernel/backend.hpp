@@ -99,7 +99,7 @@ struct io_op : op, cancellable {
     std::size_t size = 0;  ///< in: of `data`; outcome: bytes moved
 
     /// For recv, or null: chooses `data` and `size` when the kernel has bytes, not before. Sets `error` to
-    /// end the operation instead.
+    /// end the operation instead. For accept, where it is tried by system call: may only do the latter.
     void (*provide)(io_op&) noexcept = nullptr;
 
     const iovec* parts = nullptr;  ///< send: at most IOV_MAX buffers

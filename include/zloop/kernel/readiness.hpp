@@ -387,7 +387,7 @@ private:
             if (!lend(operation)) {
                 return true;
             }
-        } else if (operation.code == opcode::recv && operation.provide != nullptr) {
+        } else if (operation.provide != nullptr) {
             return provide_and_read(operation, place);
         }
         return read_into(operation, place);

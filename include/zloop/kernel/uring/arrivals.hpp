@@ -145,6 +145,7 @@ private:
             run_short(at);
         } else if (seen.result <= 0 && !is_stopped(seen.result)) {
             end_with(at, -seen.result);
+            at.peer_ended = true;
         }
     }
 

@@ -420,12 +420,20 @@ private:
         if (interest == nullptr || at.closed) {
             return;
         }
+        if (at.hears_end_alone(way, result)) {
+            table_.list(at);  // where the poll is over
+            return;
+        }
+        if (result >= 0 && !at.is_idle(way)) {
+            stop(at, way);  // it tells of changes alone; the next one finds that there is room still
+        }
         if (result >= 0 && !interest->queued) {
             interest->queued = true;
             ready_->push(*interest);
         }
         // Polled again, before the next wait; but for who watches once, and where it is closed.
-        if (result >= 0 ? !interest->once : detail::uring::is_stopped(result)) {
+        const bool told = interest->once && interest->queued;
+        if (!told && (result >= 0 || detail::uring::is_stopped(result))) {
             table_.list(at);
         }
     }

@@ -13,6 +13,8 @@
 
 #if ZLOOP_HAS_URING
 
+#include <poll.h>
+
 namespace zloop::detail::uring {
 
 enum class lane : unsigned { reading, writing, arriving };
@@ -66,6 +68,7 @@ struct channel {
     bool listens = false;      ///< what arrives by itself are connections, not bytes
     bool has_outcome = false;  ///< behind what was received: the end of the stream, or an error
     bool unread = true;        ///< as far as we know there may be something to receive
+    bool peer_ended = false;   ///< see hears_end_alone()
     descriptor_kind kind = descriptor_kind::other;
     std::uint8_t burst = 0;        ///< accepts that succeeded in one turn
     std::uint8_t write_burst = 0;  ///< and attempts to write
@@ -89,6 +92,17 @@ struct channel {
 
     /// Whether a reader need not wait.
     bool has_something() const noexcept { return !received.empty() || !connections.empty() || has_outcome; }
+
+    /// Whether a poll for writing has found nothing but that the peer has sent its end. io_uring tells who
+    /// waits to write of that as well, where epoll and poll(2) tell who asks. From then on a poll goes on
+    /// until there is room, as the next one would find the same; and nothing waits in a send, which tries 128
+    /// times, and then fails with EAGAIN or keeps a thread of the kernel.
+    bool hears_end_alone(lane which, int result) noexcept {
+        constexpr int room = POLLOUT | POLLERR | POLLHUP | POLLNVAL;
+        const bool alone = which == lane::writing && result >= 0 && (result & room) == 0;
+        peer_ended = peer_ended || alone;
+        return alone;
+    }
 
     // How the kernel names it: the address, and the lane in the bits that an address leaves free.
 

@@ -95,7 +95,16 @@ protected:
                     fail(*operation, is_stopped(seen.result) ? ENOBUFS : -seen.result);
                     conclude(*operation);
                 }
+            } else if (at.hears_end_alone(which, seen.result)) {
+                if (at.is_idle(which) && !requests_.poll(at, which)) {
+                    at.waiter(which) = nullptr;
+                    fail(*operation, ENOBUFS);
+                    conclude(*operation);
+                }
             } else if (operation->run != &operations::take_in_turn) {
+                if (!at.is_idle(which)) {
+                    stop(at, which);
+                }
                 go_on(*operation);
             }
         }
@@ -128,7 +137,7 @@ private:
                 }
                 return begin_taking(operation, at);
             case opcode::send:
-                if (operation.name == nullptr) {
+                if (operation.name == nullptr && !at.peer_ended) {
                     return begin_request(operation, at);
                 }
                 break;

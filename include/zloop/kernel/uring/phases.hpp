@@ -129,6 +129,8 @@ protected:
         settling_ -= asked;
         auto* const heir = asked ? static_cast<io_op*>(heir_of(operation)) : nullptr;
         at.waiter(lane_of(operation.code)) = heir;
+        const bool would_block = seen.result == -EAGAIN && operation.code == opcode::send;
+        at.peer_ended = at.peer_ended || would_block;
         if (seen.result >= 0) {
             if (operation.code == opcode::recv) {
                 at.unread = (seen.flags & has_unread) != 0;
@@ -138,11 +140,12 @@ protected:
             if (asked) {
                 give_back(operation, at);
             }
-        } else if (is_stopped(seen.result) && !asked) {
+        } else if ((is_stopped(seen.result) || would_block) && !asked) {
             return false;
         } else {
             // EBADF: it was closed before the kernel has seen the request.
-            const bool canceled = is_stopped(seen.result) || (at.closed && seen.result == -EBADF);
+            const bool canceled =
+                is_stopped(seen.result) || would_block || (at.closed && seen.result == -EBADF);
             fail(operation, canceled ? ECANCELED : -seen.result);
         }
         conclude(operation);

@@ -17,8 +17,6 @@
 #include <algorithm>
 #include <vector>
 
-#include <poll.h>
-
 #include <zloop/core/fork.hpp>
 
 namespace zloop::detail::uring {
@@ -111,11 +109,12 @@ public:
         return made != nullptr;
     }
 
-    /// One word when the descriptor is ready, in the lane's direction.
+    /// One word when the descriptor is ready, in the lane's direction; of one whose peer has ended, several.
     bool poll(channel& at, lane way) noexcept {
         submission* const made = make(at, way, op_poll_add);
         if (made != nullptr) {
             made->operation_flags = poll_events(way == lane::reading ? POLLIN : POLLOUT);
+            made->length = way == lane::writing && at.peer_ended ? poll_multishot : 0;
         }
         return made != nullptr;
     }
