@@ -4,10 +4,25 @@
 
 #include <algorithm>
 #include <new>
+#include <utility>
 
 #include "socket/transport.hpp"
 
 namespace zl {
+
+template <class Wanted>
+void held_sockets::push_if(Wanted wanted) noexcept {
+    std::erase_if(sockets_, [&](SocketTransport* each) {
+        if (!wanted(*each)) {
+            return false;
+        }
+        each->held = false;
+        to_turns_end_ -= each->held_to_turns_end;
+        each->held_to_turns_end = false;
+        each->push();
+        return true;
+    });
+}
 
 void held_sockets::add(SocketTransport& socket, bool to_turns_end) noexcept {
     if (!socket.held) {
@@ -19,43 +34,47 @@ void held_sockets::add(SocketTransport& socket, bool to_turns_end) noexcept {
         }
         socket.held = true;
     }
-    to_turns_end_ |= to_turns_end;
+    if (to_turns_end && !socket.held_to_turns_end) {
+        socket.held_to_turns_end = true;
+        turn_has_held_ = true;
+        if (to_turns_end_++ == 0) {
+            since_ = turn_pace::clock::now();
+        }
+    }
 }
 
 void held_sockets::forget(SocketTransport& socket) noexcept {
     if (socket.held) {
         socket.held = false;
+        to_turns_end_ -= socket.held_to_turns_end;
+        socket.held_to_turns_end = false;
         sockets_.erase(std::find(sockets_.begin(), sockets_.end(), &socket));
     }
 }
 
 void held_sockets::end_callback() noexcept {
-    if (to_turns_end_) {
-        const auto elapsed = pace.elapsed();
-        if (elapsed < most_patience) {
-            return;
-        }
-        if (elapsed > 4 * most_patience) {
+    if (to_turns_end_ == 0) {
+        push_all();
+        return;
+    }
+    const auto held = turn_pace::clock::now() - since_;
+    if (held >= most_patience) {
+        if (held >= 2 * most_patience) {
             pace.was_late();
         }
+        push_all();
+    } else if (to_turns_end_ != sockets_.size()) {
+        push_if([](const SocketTransport& each) { return !each.held_to_turns_end; });
     }
-    push_all();
 }
 
 void held_sockets::end_turn() noexcept {
-    pace.end_turn(to_turns_end_);
-    if (!empty()) {
-        push_all();
-    }
+    pace.end_turn(std::exchange(turn_has_held_, false));
+    push_all();
 }
 
-void held_sockets::push_all() noexcept {
-    for (SocketTransport* const each : sockets_) {
-        each->held = false;
-        each->push();
-    }
-    sockets_.clear();
-    to_turns_end_ = false;
+void held_sockets::push_but(const SocketTransport* one) noexcept {
+    push_if([one](const SocketTransport& each) { return &each != one; });
 }
 
 }  // namespace zl

@@ -10,7 +10,9 @@
 //     plain ones 18.7.
 //   - more callbacks follow in this turn, and the peer is on this machine. Each send wakes it, on another
 //     core, for one message: so all are pushed when the turn has ended, and it is woken for many. That pays
-//     where a message is more work than its send (turn_pace), and the turn's end is near.
+//     where a message is more work than its send (turn_pace). They are pushed before whatever is sent
+//     otherwise, so that nothing is overtaken; and after a millisecond, when the callback that runs then
+//     returns: one that takes long makes them late, 200 ms at most, and then nothing is held so for a while.
 //
 // A connection that writes once, and has no company, just sends. Unix sockets know no such flag: each write
 // is sent as it is.
@@ -71,27 +73,32 @@ public:
 
     /// Whether a plain send is one of those whose time is taken.
     bool is_sample() noexcept { return (++sends_ & 31) == 0; }
-    void took(clock::duration send) noexcept { approach(send_, send); }
-
-    /// Since the turn's first write.
-    clock::duration elapsed() const noexcept { return clock::now() - began_; }
+    void took(clock::duration send) noexcept { approach(send_, std::min<clock::duration>(send, most_send)); }
 
     /// `held`: its messages were not sent before.
     void end_turn(bool held) noexcept {
         if (writers_ >= fewest) {
             const auto each = elapsed() / writers_;
-            approach(work_, held ? each : std::max(each - send_, clock::duration::zero()));
+            approach(work_, std::min<clock::duration>(held ? each : each - send_, most_work));
         }
         writers_ = 0;
         rest_ -= rest_ != 0;
     }
 
     /// A callback took so long that what was held came late: that may happen again.
-    void was_late() noexcept { rest_ = turns_of_rest; }
+    void was_late() noexcept {
+        rest_ = next_rest_;
+        next_rest_ = std::min(2 * next_rest_, longest_rest);
+    }
 
 private:
     static constexpr unsigned fewest = 4;  // messages of a turn that tells something
-    static constexpr unsigned turns_of_rest = 256;
+    static constexpr unsigned first_rest = 256, longest_rest = 65536;  // turns
+    // What takes longer was disturbed, or makes no difference any more.
+    static constexpr std::chrono::microseconds most_work{1000}, most_send{50};
+
+    /// Since the turn's first write.
+    clock::duration elapsed() const noexcept { return clock::now() - began_; }
 
     static void approach(clock::duration& average, clock::duration sample) noexcept {
         average += (sample - average) / 8;
@@ -102,6 +109,7 @@ private:
     clock::time_point began_{};
     unsigned writers_ = 0;  // callbacks of this turn that have written
     unsigned rest_ = 0;     // turns for which nothing is held to their end
+    unsigned next_rest_ = first_rest;
     std::uint32_t callback_ = 0;
     std::uint32_t sends_ = 0;
 };
@@ -121,21 +129,38 @@ public:
     /// Its last write was sent plainly, and all before it; or it is to be pushed no more.
     void forget(SocketTransport& socket) noexcept;
 
-    /// The callback has returned: lets go what is not held to the turn's end, or has been held for long.
+    /// The callback has returned: lets go what is not held to the turn's end, or was held for long.
     void end_callback() noexcept;
 
     /// Lets everything go.
     void end_turn() noexcept;
 
-    /// Lets everything go: somebody waits for what that brings.
-    void push_all() noexcept;
+    /// Lets everything go, as something is sent or waited for that must not come before it.
+    void push_all() noexcept {
+        if (!empty()) {
+            push_but(nullptr);
+        }
+    }
+
+    /// The same, for what this socket is about to send, with what it has held itself.
+    void push_others(const SocketTransport& socket, bool is_held) noexcept {
+        if (sockets_.size() > static_cast<std::size_t>(is_held)) {
+            push_but(&socket);
+        }
+    }
 
 private:
     // What other connections of a turn may wait for one. A turn of 64 of uvicorn's messages takes as much.
     static constexpr std::chrono::milliseconds most_patience{1};
 
+    void push_but(const SocketTransport* one) noexcept;
+    template <class Wanted>
+    void push_if(Wanted wanted) noexcept;
+
     std::vector<SocketTransport*> sockets_;
-    bool to_turns_end_ = false;  // some of them
+    turn_pace::clock::time_point since_{};  // the first of these is held
+    std::size_t to_turns_end_ = 0;          // how many of them are held so long
+    bool turn_has_held_ = false;
 };
 
 }  // namespace zl

@@ -661,13 +661,18 @@ py::ref LoopCore::call_at(const py::arguments& args) {
 
 namespace {
 
+/// Whether None says no more to a task than the keyword's absence.
+bool has_none_for_default(PyObject* name) noexcept {
+    return PyUnicode_CompareWithASCIIString(name, "name") == 0 ||
+           PyUnicode_CompareWithASCIIString(name, "context") == 0;
+}
+
 /// Whether asyncio's create_task() hands a keyword on to the task.
 bool is_task_keyword(PyObject* name) noexcept {
 #if PY_VERSION_HEX >= 0x030E0000
     return PyUnicode_CompareWithASCIIString(name, "loop") != 0;  // any but its own
 #else
-    return PyUnicode_CompareWithASCIIString(name, "name") == 0 ||
-           PyUnicode_CompareWithASCIIString(name, "context") == 0;
+    return has_none_for_default(name);
 #endif
 }
 
@@ -700,7 +705,7 @@ py::ref LoopCore::create_task(const py::arguments& args) {
         if (count == most_keywords || !is_task_keyword(name)) {
             return call_inherited("create_task", args);
         }
-        if (args.keyword_value(index) != Py_None) {
+        if (args.keyword_value(index) != Py_None || !has_none_for_default(name)) {
             values[static_cast<std::size_t>(3 + count)] = args.keyword_value(index);
             names[static_cast<std::size_t>(count++)] = name;
         }
@@ -1122,10 +1127,10 @@ void add_loop_core_type(PyObject* module, module_state& state) {
             "sock_sendall", "sock_sendall($self, sock, data)\n--\n\nasyncio.loop.sock_sendall"),
         py::method<&LoopCore::sock_sendto>(
             "sock_sendto", "sock_sendto($self, sock, data, address)\n--\n\nasyncio.loop.sock_sendto"),
-        py::method<&LoopCore::getaddrinfo>("getaddrinfo",
-                                           "getaddrinfo($self, host, port, *, family=0, type=0, proto=0, "
-                                           "flags=0)\n--\n\nasyncio.loop.getaddrinfo; what is numeric is "
-                                           "answered at once."),
+        py::method<&LoopCore::literal_info>(
+            "_literal_info",
+            "_literal_info($self, host, port, family, type, proto, flags, /)\n--\n\n"
+            "What getaddrinfo() gives; None where host or port is no number, or that is to be asked."),
         py::method<&LoopCore::connect>(
             "_connect",
             "_connect($self, protocol_factory, host, port, /)\n--\n\nCoroutine that "

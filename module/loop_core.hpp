@@ -120,7 +120,7 @@ struct LoopCore : loop_state, loop_core_fields {
     py::ref sock_sendall(const py::arguments& args);
     py::ref sock_sendto(const py::arguments& args);
     py::ref begin_sock_sendfile(const py::arguments& args);
-    py::ref getaddrinfo(const py::arguments& args);
+    py::ref literal_info(const py::arguments& args);
     py::ref connect(const py::arguments& args);
     py::ref sock_connect(const py::arguments& args);
     py::ref sock_accept(const py::arguments& args);

@@ -140,18 +140,6 @@ class LoopCore:
     ) -> asyncio.Task[_T]: ...
     def time(self) -> float: ...
     def stop(self) -> None: ...
-    def getaddrinfo(
-        self,
-        host: bytes | str | None,
-        port: bytes | str | int | None,
-        *,
-        family: int = 0,
-        type: int = 0,
-        proto: int = 0,
-        flags: int = 0,
-    ) -> Coroutine[
-        Any, Any, Any
-    ]: ...  # what typeshed says, which is not the same in each of its versions
     def sock_recv(self, sock: socket, n: int) -> Coroutine[Any, Any, bytes]: ...
     def sock_recv_into(self, sock: socket, buf: Buffer) -> Coroutine[Any, Any, int]: ...
     def sock_recvfrom(

@@ -337,6 +337,7 @@ py::ref WritePipeTransport::write(const py::arguments& args) {
     }
     std::size_t sent = 0;
     if (backlog.empty()) {
+        core->held.push_all();  // what was written before, leaves before
         const ssize_t count = attempt([&] { return ::write(fd, PyBytes_AS_STRING(bytes.get()), size); });
         if (count < 0 && !zloop::detail::would_block(errno)) {
             write_failed(errno);

@@ -428,10 +428,47 @@ py::ref LoopCore::sock_accept(const py::arguments& args) {
 
 namespace {
 
+/// Tells who audits, as socket.socket.connect() does. Only then there is a socket for it, that has our
+/// descriptor meanwhile.
+void audit_connect(SockOperation& self) {
+    const auto socket_of = [](void* operation) -> PyObject* {
+        auto& self = *static_cast<SockOperation*>(operation);
+        return py::detail::guarded(
+            [&] { return self.sock = socket_object(*self.core->state, self.own.get()); });
+    };
+    const int vetoed =
+        PySys_Audit("socket.connect", "O&O", +socket_of, static_cast<void*>(&self), self.argument.get());
+    if (self.sock.get() != Py_None) {
+        take_number_from(*self.core->state, self.sock.get());
+        self.sock = py::none();
+    }
+    if (vetoed != 0) {
+        throw py::error_set{};
+    }
+}
+
+/// What the factory gives. As from a coroutine of Python's, StopIteration does not leave it.
+py::ref new_protocol(const py::ref& factory) {
+    py::ref protocol = py::ref::adopt(PyObject_CallNoArgs(factory.get()));
+    if (!protocol) {
+        if (PyErr_ExceptionMatches(PyExc_StopIteration)) {
+            const py::ref stop = py::take_error();
+            const py::ref error =
+                py::call(PyExc_RuntimeError, py::text("coroutine raised StopIteration").get());
+            PyException_SetCause(error.get(), py::ref(stop).release());
+            PyException_SetContext(error.get(), py::ref(stop).release());
+            PyErr_SetObject(PyExc_RuntimeError, error.get());
+        }
+        throw py::error_set{};
+    }
+    return protocol;
+}
+
 /// create_connection() to a numeric address: (transport, protocol, waiter).
 py::ref open_connection(SockOperation& self) {
     LoopCore& core = *self.core;
-    PyObject* const name = self.argument.get();
+    const py::ref kept = self.argument;
+    PyObject* const name = kept.get();
     zloop::address peer;
     read_literal(PyTuple_GET_ITEM(name, 0), PyTuple_GET_ITEM(name, 1), peer);
     if (!self.connecting) {
@@ -462,7 +499,7 @@ py::ref open_connection(SockOperation& self) {
     } else {
         check_connected(self);
     }
-    const py::ref protocol = py::call(self.other_argument.get());
+    const py::ref protocol = new_protocol(self.other_argument);
     core.check_closed();
     const py::ref waiter = core.create_future();
     const py::ref transport =
@@ -491,50 +528,30 @@ py::ref LoopCore::connect(const py::arguments& args) {
 
 // Names.
 
-namespace {
-
-constexpr sock_call answer_call = {"getaddrinfo", zloop::direction::read,
-                                   [](SockOperation& operation) -> py::ref { return operation.argument; }};
-
-/// The keywords of getaddrinfo(): family, type, proto, flags. Nothing for what Python's function has to
-/// judge.
-std::optional<std::array<int, 4>> hints_of(const py::arguments& args) noexcept {
-    constexpr std::array<const char*, 4> names = {"family", "type", "proto", "flags"};
-    std::array<int, 4> hints{};
-    for (Py_ssize_t index = 0; index < args.keyword_count(); ++index) {
-        const auto is_it = [name = args.keyword_name(index)](const char* known) {
-            return PyUnicode_CompareWithASCIIString(name, known) == 0;
-        };
-        const auto found = std::find_if(names.begin(), names.end(), is_it);
-        PyObject* const value = args.keyword_value(index);
-        if (found == names.end() || !PyLong_Check(value)) {
-            return std::nullopt;
-        }
+py::ref LoopCore::literal_info(const py::arguments& args) {
+    if (args.count != 6) {
+        py::raise(PyExc_TypeError, "_literal_info(host, port, family, type, proto, flags)");
+    }
+    std::array<int, 4> hints;
+    for (std::size_t index = 0; index < hints.size(); ++index) {
+        PyObject* const value = args.values[2 + index];
         int overflow = 0;
-        const long number = PyLong_AsLongAndOverflow(value, &overflow);
+        const long number = PyLong_Check(value) ? PyLong_AsLongAndOverflow(value, &overflow) : LONG_MAX;
         if (overflow != 0 || number < INT_MIN || number > INT_MAX) {
-            return std::nullopt;
+            return py::none();  // Python's function says what is wrong
         }
-        hints[static_cast<std::size_t>(found - names.begin())] = static_cast<int>(number);
+        hints[index] = static_cast<int>(number);
     }
-    return hints;
-}
-
-}  // namespace
-
-py::ref LoopCore::getaddrinfo(const py::arguments& args) {
-    const auto hints = args.count == 2 && !debug && !closed ? hints_of(args) : std::nullopt;
-    if (hints) {
-        // asyncio looks there for it, at each call: it may have been replaced.
-        const py::ref socket = py::attribute(state->base_events.get(), "socket");
-        const py::ref function = py::attribute(socket.get(), "getaddrinfo");
-        if (function.get() == state->stock_getaddrinfo.get()) {
-            if (py::ref answer = literals.find(function.get(), args.values[0], args.values[1], *hints)) {
-                return SockOperation::make(*this, answer_call, Py_None, answer.get());
-            }
-        }
+    zloop::address known;
+    if (debug || closed || !read_literal(args.values[0], args.values[1], known)) {
+        return py::none();
     }
-    return call_inherited("getaddrinfo", args);
+    if (PySys_Audit("socket.getaddrinfo", "OOiii", args.values[0], args.values[1], hints[0], hints[1],
+                    hints[2]) != 0) {
+        throw py::error_set{};
+    }
+    py::ref answer = literals.find(state->stock_getaddrinfo.get(), args.values[0], args.values[1], hints);
+    return answer ? answer : py::none();
 }
 
 }  // namespace zl

@@ -50,6 +50,9 @@ PySendResult SockOperation::step(PyObject* value, PyObject** result) noexcept {
     state = phase::running;
     *result = py::detail::guarded([&] {
         begins ? check_socket() : resume();
+        if (toward == zloop::direction::write) {
+            core->held.push_all();  // what was written before, leaves before
+        }
         const bool has_turn = !begins || core->take_sock_turn();
         py::ref outcome = has_turn ? call->attempt(*this) : nullptr;
         waits = !outcome;

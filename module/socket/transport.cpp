@@ -2,6 +2,7 @@
 
 #include "transport.hpp"
 
+#include <algorithm>
 #include <cstring>
 
 #include "../sockets.hpp"
@@ -79,6 +80,16 @@ py::ref SocketTransport::from_python(loop_state& core, PyObject* sock, PyObject*
     self.extra = extra != Py_None ? py::ref::borrow(extra) : nullptr;
     self.connected(self.socket.peer_address(), server, waiter);
     return object;
+}
+
+/// The address of every interface, which connects to one of them.
+static bool is_any(const zloop::address& peer) noexcept {
+    if (peer.family() == AF_INET) {
+        return reinterpret_cast<const sockaddr_in*>(peer.data())->sin_addr.s_addr == htonl(INADDR_ANY);
+    }
+    const in6_addr& host = reinterpret_cast<const sockaddr_in6*>(peer.data())->sin6_addr;
+    return std::all_of(host.s6_addr + (IN6_IS_ADDR_V4MAPPED(&host) ? 12 : 0),
+                       host.s6_addr + sizeof host.s6_addr, [](std::uint8_t each) { return each == 0; });
 }
 
 py::ref SocketTransport::from_connected(loop_state& core, zloop::fd socket, const zloop::address& peer,

@@ -37,9 +37,10 @@ struct socket_transport_fields {
     bool buffered : 1 = false;     // the protocol is a BufferedProtocol
     bool under_tls : 1 = false;    // the protocol is a TLSTransport
     bool is_tcp : 1 = false;
-    bool held : 1 = false;             // held_sockets': it has us
-    bool peer_is_here : 1 = false;     // on this machine
-    bool options_unknown : 1 = false;  // of the socket: a program had it since we looked
+    bool held : 1 = false;               // held_sockets': it has us
+    bool held_to_turns_end : 1 = false;  // the same
+    bool peer_is_here : 1 = false;       // on this machine
+    bool options_unknown : 1 = false;    // of the socket: a program had it since we looked
 
     /// From _begin_sendfile() to _end_sendfile(); nothing can be written meanwhile.
     bool sends_file() const noexcept { return backlog != nullptr && backlog->file != nullptr; }

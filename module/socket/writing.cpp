@@ -149,6 +149,9 @@ void SocketTransport::send_now(std::span<PyObject* const> parts, std::size_t siz
     std::array<iovec, 64> views;
     const following follow = what_follows(size);
     const bool more = follow != following::nothing;
+    if (!more) {
+        core->held.push_others(*this, held);  // what was written before
+    }
     const bool is_sample = !more && core->held.pace.is_sample();
     const auto began = is_sample ? turn_pace::clock::now() : turn_pace::clock::time_point{};
     std::size_t sent = 0, sent_parts = 0, rest = 0;
@@ -221,6 +224,7 @@ fiber SocketTransport::write_loop(fiber::place& kept) {
     while (lost_writes == 0 && !orphaned && has_backlog()) {
         if (backlog->empty()) {
             file_part& file = *backlog->file;
+            core->held.push_all();
             auto [error, sent] =
                 co_await socket.sendfile(file.descriptor, file.offset, std::min(file.left, most_of_file));
             if (error == std::errc::operation_canceled) {
@@ -230,6 +234,7 @@ fiber SocketTransport::write_loop(fiber::place& kept) {
             file_moved(error, sent);
             continue;
         }
+        core->held.push_all();
         const std::size_t count = backlog->peek(views.data(), views.size());
         auto [error, sent] = co_await socket.send(std::span<const iovec>(views.data(), count));
         core->has_sent();
@@ -285,6 +290,7 @@ py::ref SocketTransport::write_eof() {
     }
     eof_written = true;
     if (!has_backlog() && lost_writes == 0 && socket) {
+        core->held.push_others(*this, held);
         socket.shutdown(SHUT_WR).value();
         core->has_sent();
     }

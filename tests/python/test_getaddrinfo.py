@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import inspect
 import itertools
 import socket
 
@@ -99,6 +101,34 @@ async def test_what_stands_for_pythons_function_is_asked(loop, monkeypatch):
     ]
 
 
+@pytest.mark.parametrize(
+    ("owner", "step"),
+    [
+        ("loop", "run_in_executor"),
+        ("class", "run_in_executor"),
+        (asyncio.BaseEventLoop, "run_in_executor"),
+        (asyncio.BaseEventLoop, "getaddrinfo"),
+    ],
+)
+async def test_a_step_that_is_replaced_is_called(loop, monkeypatch, owner, step):
+    where = {"loop": loop, "class": type(loop)}.get(owner, owner)
+    made, called = getattr(where, step), []
+
+    def replaced(*args, **keywords):
+        called.append(step)
+        return made(*args, **keywords)
+
+    monkeypatch.setattr(where, step, replaced)
+    assert await loop.getaddrinfo("127.0.0.1", 80) == socket.getaddrinfo("127.0.0.1", 80)
+    assert called
+
+
+async def test_who_has_shut_the_executor_down_has_no_names(loop):
+    await loop.shutdown_default_executor()
+    with pytest.raises(RuntimeError, match="shutdown"):
+        await loop.getaddrinfo("127.0.0.1", 80)
+
+
 @pytest.mark.parametrize("keywords", [{"kind": 1}, {"family": "inet"}, {"flags": None}])
 async def test_bad_arguments_are_refused(loop, keywords):
     with pytest.raises(TypeError):
@@ -106,6 +136,7 @@ async def test_bad_arguments_are_refused(loop, keywords):
 
 
 async def test_it_is_a_coroutine(loop):
+    assert inspect.iscoroutinefunction(loop.getaddrinfo)  # mock asks
     assert asyncio.iscoroutine(asking := loop.getaddrinfo("::1", 80, type=socket.SOCK_STREAM))
     assert await asyncio.create_task(asking) == socket.getaddrinfo(
         "::1", 80, type=socket.SOCK_STREAM
@@ -113,8 +144,12 @@ async def test_it_is_a_coroutine(loop):
 
 
 @ours
-async def test_no_thread_is_asked(loop, monkeypatch):
-    monkeypatch.setattr(loop, "run_in_executor", None)
+async def test_no_thread_is_asked(loop):
+    class Nobody(concurrent.futures.ThreadPoolExecutor):
+        def submit(self, *_):
+            raise AssertionError("a thread was asked")
+
+    loop.set_default_executor(Nobody())
     for host in LITERALS:
         assert await loop.getaddrinfo(host, 80) == socket.getaddrinfo(host, 80)
 

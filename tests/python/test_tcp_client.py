@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import gc
 import socket
+import subprocess
+import sys
 import weakref
 
 import pytest
-from helpers import PATIENCE, Events, Recorder, tcp_pair, turns
+from helpers import PATIENCE, Events, Recorder, environment, tcp_pair, turns
 
 
 @contextlib.contextmanager
@@ -203,34 +205,110 @@ def test_what_goes_wrong_at_a_numeric_address_is_told_as_by_asyncio(new_loop, na
 
 
 @pytest.mark.parametrize(
-    "step", ["_connect_sock", "_ensure_resolved", "_make_socket_transport", "sock_connect"]
+    ("owner", "step"),
+    [
+        ("loop", "_connect_sock"),
+        ("loop", "_create_connection_transport"),
+        ("loop", "_ensure_resolved"),
+        ("loop", "_make_socket_transport"),
+        ("loop", "sock_connect"),
+        (asyncio.SelectorEventLoop, "_connect_sock"),
+        (asyncio.SelectorEventLoop, "_create_connection_transport"),
+        (asyncio.SelectorEventLoop, "create_connection"),
+        (asyncio.BaseEventLoop, "_ensure_resolved"),
+        (asyncio.BaseEventLoop, "create_connection"),
+        (asyncio.base_events, "_ipaddr_info"),
+        (socket, "socket"),
+        (socket.socket, "connect"),
+        (socket.socket, "setblocking"),
+    ],
 )
-@pytest.mark.parametrize("where", ["loop", "class"])
-async def test_a_step_that_is_replaced_is_called(loop, monkeypatch, step, where):
-    made, called = getattr(loop, step), []
+async def test_a_step_that_is_replaced_is_called(loop, monkeypatch, owner, step):
+    with listening() as listener, monkeypatch.context() as patched:
+        where = loop if owner == "loop" else owner
+        made, called = getattr(where, step), []
 
-    def replaced(*args, **keywords):
-        called.append(step)
-        return made(*(args if where == "loop" else args[1:]), **keywords)
+        def replaced(*args, **keywords):
+            called.append(step)
+            return made(*args, **keywords)
 
-    monkeypatch.setattr(loop if where == "loop" else type(loop), step, replaced)
-    with listening() as listener:
+        if step == "socket":
+            replaced = type(
+                "Watched", (made,), {"__init__": lambda *a, **k: replaced_init(*a, **k)}
+            )
+
+            def replaced_init(*args, **keywords):
+                called.append(step)
+                made.__init__(*args, **keywords)
+
+        patched.setattr(where, step, replaced)
         transport, protocol = await loop.create_connection(Recorder, *listener.getsockname())
         transport.close()
         await protocol.until("connection_lost")
-    assert called
+        assert called
 
 
-async def test_who_forbids_sockets_is_heard(loop, monkeypatch):
-    class Forbidden(socket.socket):
-        def __new__(cls, *args, **keywords):
-            raise PermissionError("no network here")
-
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # asyncio drops it open
+async def test_a_protocol_factory_that_is_through(loop):
     with listening() as listener:
-        monkeypatch.setattr(socket, "socket", Forbidden)
-        with pytest.raises(PermissionError):
-            await loop.create_connection(Recorder, *listener.getsockname())
-        monkeypatch.undo()
+        with pytest.raises(RuntimeError, match="raised StopIteration") as raised:
+            await loop.create_connection(iter([]).__next__, *listener.getsockname())
+        assert isinstance(raised.value.__cause__, StopIteration)
+        gc.collect()
+
+
+AUDITED = """
+import asyncio, socket, sys, zloop
+
+async def connect(port):
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_connection(asyncio.Protocol, "127.0.0.1", port)
+    transport.close()
+    await loop.getaddrinfo("::1", 9, type=socket.SOCK_STREAM)
+
+seen, vetoed = [], False
+
+def hook(event, args):
+    if event == "socket.connect":
+        seen.append((event, type(args[0]), args[0].fileno() >= 0, args[1]))
+        if vetoed:
+            raise PermissionError("no")
+    elif event == "socket.getaddrinfo":
+        seen.append((event, *args))
+
+def run(factory):
+    seen.clear()
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(connect(listener.getsockname()[1]))
+    return seen[:]
+
+sys.addaudithook(hook)
+with socket.create_server(("127.0.0.1", 0)) as listener:
+    stock = run(asyncio.SelectorEventLoop)
+    assert len(stock) == 2, stock
+    assert run(zloop.new_event_loop) == stock, (seen, stock)
+    vetoed = True
+    for factory in (asyncio.SelectorEventLoop, zloop.new_event_loop):
+        try:
+            run(factory)
+        except PermissionError:
+            pass
+        else:
+            sys.exit("not heard")
+"""
+
+
+def test_who_audits_connections_is_told_and_heard():
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", AUDITED],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 async def test_cancelling_a_connect_leaves_nothing_open(loop):

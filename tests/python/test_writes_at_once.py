@@ -5,6 +5,8 @@ What a blocking callback, a socket that the program kept, or the end of the proc
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import select
 import socket
@@ -267,8 +269,10 @@ class BusyTurns:
         for protocol, _, peer in self.ends:
             await close(protocol, peer)
 
-    async def turn(self, last_takes=0.0):
-        """Give how many segments of the first had left when the last began, and when the turn was over."""
+    async def turn(self, last_takes=0.0, then=lambda: None):
+        """Give how many segments of the first had left when all had written, behind `then` and a callback that
+        takes so long, and when the turn was over.
+        """
         before = data_segments_sent(self.first)
         seen = []
 
@@ -279,6 +283,7 @@ class BusyTurns:
         for _, transport, _ in self.ends:
             self.loop.call_soon(work_and_write, transport)
         self.loop.call_soon(lambda: seen.append(data_segments_sent(self.first) - before))
+        self.loop.call_soon(then)
         self.loop.call_soon(busy, last_takes)
         self.loop.call_soon(lambda: seen.append(data_segments_sent(self.first) - before))
         await turns(2)
@@ -307,6 +312,93 @@ async def test_they_do_not_wait_for_a_slow_callback_twice(loop):
         assert await busy_turns.turn_that_holds(last_takes=0.02) == [0, 1, 1]
         for _ in range(3):
             assert await busy_turns.turn() == [1, 1, 1]
+
+
+@ours
+@pytest.mark.parametrize("way", ["Unix", "sock_sendall", "pipe", "UDP", "plain"])
+async def test_nothing_else_overtakes_them(loop, way):
+    async with BusyTurns(loop) as busy_turns, contextlib.AsyncExitStack() as stack:
+        if way in ("Unix", "plain"):
+            mine, peer = tcp_pair() if way == "plain" else socket.socketpair(socket.AF_UNIX)
+            protocol = Recorder()
+            transport, _ = await loop.create_connection(lambda: protocol, sock=mine)
+            stack.push_async_callback(close, protocol, peer)
+            message = b"look" * (5000 if way == "plain" else 1)  # more than is ever held
+
+            def send():
+                transport.write(message)
+        elif way == "UDP":
+            listening = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
+            listening.bind(("127.0.0.1", 0))
+            transport, _ = await loop.create_datagram_endpoint(
+                asyncio.DatagramProtocol, remote_addr=listening.getsockname()
+            )
+            stack.callback(transport.close)
+
+            def send():
+                transport.sendto(b"look")
+        elif way == "pipe":
+            reading, writing = os.pipe()
+            stack.callback(os.close, reading)
+            transport, _ = await loop.connect_write_pipe(
+                asyncio.Protocol, os.fdopen(writing, "wb", 0)
+            )
+            stack.callback(transport.close)
+
+            def send():
+                transport.write(b"look")
+        else:
+            one, other = socket.socketpair()
+            stack.enter_context(one)
+            stack.enter_context(other)
+            one.setblocking(False)
+
+            def send():
+                with pytest.raises(StopIteration):
+                    loop.sock_sendall(one, b"look").send(None)
+
+        assert await busy_turns.turn_that_holds(then=send) == [0, 1, 1]
+
+
+def own_address():
+    """An address of this machine that is not known to be one."""
+    with socket.socket(type=socket.SOCK_DGRAM) as asking:
+        try:
+            asking.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("this machine has no other network than loopback")
+        return asking.getsockname()[0]
+
+
+@ours
+@pytest.mark.parametrize("before", ["held", "sent"])
+async def test_a_part_for_another_machine_waits_for_no_turn(loop, before):
+    """Neither where others are held, nor in the turn after."""
+    with socket.create_server((own_address(), 0)) as listener:
+        far = socket.create_connection(listener.getsockname())
+        peer, _ = listener.accept()
+    protocol = Recorder()
+    transport, _ = await loop.create_connection(lambda: protocol, sock=far)
+    await make_a_habit(loop, transport, peer, 2)
+    sock = transport.get_extra_info("socket")
+
+    async with BusyTurns(loop) as busy_turns:
+        await busy_turns.turn_that_holds()
+        was = data_segments_sent(sock)
+        seen = []
+        if before == "held":
+            await busy_turns.turn_that_holds(then=lambda: transport.write(b"part"))
+        else:
+            loop.call_soon(busy_turns.ends[0][1].write, b"more")
+            loop.call_soon(busy_turns.ends[0][1].write, b"more")
+            await turns(1)
+            loop.call_soon(transport.write, b"part")
+        loop.call_soon(lambda: seen.append(data_segments_sent(sock) - was))
+        await turns(2)
+        if before == "sent":
+            assert receive_all(busy_turns.ends[0][2], 8) == b"moremore"
+    assert seen == [1]
+    await close(protocol, peer)
 
 
 @ours
