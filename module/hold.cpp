@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <new>
-#include <utility>
 
 #include "socket/transport.hpp"
 
@@ -36,9 +35,8 @@ void held_sockets::add(SocketTransport& socket, bool to_turns_end) noexcept {
     }
     if (to_turns_end && !socket.held_to_turns_end) {
         socket.held_to_turns_end = true;
-        turn_has_held_ = true;
         if (to_turns_end_++ == 0) {
-            since_ = turn_pace::clock::now();
+            since_ = turn_trial::clock::now();
         }
     }
 }
@@ -57,10 +55,10 @@ void held_sockets::end_callback() noexcept {
         push_all();
         return;
     }
-    const auto held = turn_pace::clock::now() - since_;
+    const auto held = turn_trial::clock::now() - since_;
     if (held >= most_patience) {
         if (held >= 2 * most_patience) {
-            pace.was_late();
+            trial.was_late();
         }
         push_all();
     } else if (to_turns_end_ != sockets_.size()) {
@@ -69,8 +67,8 @@ void held_sockets::end_callback() noexcept {
 }
 
 void held_sockets::end_turn() noexcept {
-    pace.end_turn(std::exchange(turn_has_held_, false));
     push_all();
+    trial.end_turn();
 }
 
 void held_sockets::push_but(const SocketTransport* one) noexcept {

@@ -10,7 +10,7 @@
 //     plain ones 18.7.
 //   - more callbacks follow in this turn, and the peer is on this machine. Each send wakes it, on another
 //     core, for one message: so all are pushed when the turn has ended, and it is woken for many. That pays
-//     where a message is more work than its send (turn_pace). They are pushed before whatever is sent
+//     here and there (turn_trial). They are pushed before whatever is sent
 //     otherwise, so that nothing is overtaken; and after a millisecond, when the callback that runs then
 //     returns: one that takes long makes them late, 200 ms at most, and then nothing is held so for a while.
 //
@@ -21,6 +21,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <vector>
@@ -53,8 +54,10 @@ private:
     std::uint8_t usual_ = 0;  // in the one before
 };
 
-/// How much work lies between the messages that a loop's turns send to this machine, and what a send costs.
-class turn_pace {
+/// Whether it pays to hold what a turn sends to this machine, which depends on it, on the program, and on how
+/// busy the peer is: measured, by trying now and then the way that is not in use. The measure is what a
+/// message takes of a turn, pushes included.
+class turn_trial {
 public:
     using clock = std::chrono::steady_clock;
 
@@ -68,18 +71,13 @@ public:
         }
     }
 
-    /// Whether the end of this turn is worth waiting for.
-    bool pays() const noexcept { return work_ > send_ && rest_ == 0; }
+    /// Whether the end of this turn is to be waited for.
+    bool holds() const noexcept { return holds_ && rest_ == 0; }
 
-    /// Whether a plain send is one of those whose time is taken.
-    bool is_sample() noexcept { return (++sends_ & 31) == 0; }
-    void took(clock::duration send) noexcept { approach(send_, std::min<clock::duration>(send, most_send)); }
-
-    /// `held`: its messages were not sent before.
-    void end_turn(bool held) noexcept {
-        if (writers_ >= fewest) {
-            const auto each = elapsed() / writers_;
-            approach(work_, std::min<clock::duration>(held ? each : each - send_, most_work));
+    /// All is pushed.
+    void end_turn() noexcept {
+        if (writers_ >= fewest && rest_ == 0) {
+            measure((clock::now() - began_) / writers_);
         }
         writers_ = 0;
         rest_ -= rest_ != 0;
@@ -94,24 +92,37 @@ public:
 private:
     static constexpr unsigned fewest = 4;  // messages of a turn that tells something
     static constexpr unsigned first_rest = 256, longest_rest = 65536;  // turns
-    // What takes longer was disturbed, or makes no difference any more.
-    static constexpr std::chrono::microseconds most_work{1000}, most_send{50};
+    static constexpr unsigned trial = 32, between_trials = 16384;      // turns that tell something
+    static constexpr unsigned settling = 4;  // turns after a change, which tell less
 
-    /// Since the turn's first write.
-    clock::duration elapsed() const noexcept { return clock::now() - began_; }
-
-    static void approach(clock::duration& average, clock::duration sample) noexcept {
-        average += (sample - average) / 8;
+    void measure(clock::duration message) noexcept {
+        clock::duration& average = cost_[holds_];
+        if (average == clock::duration::zero()) {
+            average = message;
+        } else if (++since_change_ > settling) {
+            average +=
+                (std::min(message, average + average / 4) - average) / 8;  // not what disturbs one turn
+        }
+        if (--left_ == 0) {
+            const bool before = holds_;
+            tries_ = !tries_;
+            // What is no clear gain is left: to hold is the more visible way.
+            holds_ = tries_ ? !holds_ : cost_[true] < cost_[false] - cost_[false] / 32;
+            left_ = tries_ ? trial : between_trials;
+            since_change_ = holds_ == before ? since_change_ : 0;
+        }
     }
 
-    clock::duration work_{};  // averages
-    clock::duration send_ = std::chrono::microseconds(5);
-    clock::time_point began_{};
-    unsigned writers_ = 0;  // callbacks of this turn that have written
-    unsigned rest_ = 0;     // turns for which nothing is held to their end
+    std::array<clock::duration, 2> cost_{};  // of a message, sent at once and held; averages
+    clock::time_point began_{};              // the turn's first write
+    unsigned writers_ = 0;                   // callbacks of this turn that have written
+    unsigned left_ = trial;                  // turns until a trial begins or ends
+    unsigned since_change_ = 0;
+    unsigned rest_ = 0;  // turns for which nothing is held to their end
     unsigned next_rest_ = first_rest;
     std::uint32_t callback_ = 0;
-    std::uint32_t sends_ = 0;
+    bool holds_ = false;
+    bool tries_ = false;
 };
 
 /// The sockets of a loop that have something held back.
@@ -119,7 +130,7 @@ class held_sockets {
 public:
     static constexpr std::size_t most_bytes = 16 * 1024;  // of one write: a longer one fills segments anyway
 
-    turn_pace pace;
+    turn_trial trial;
 
     bool empty() const noexcept { return sockets_.empty(); }
 
@@ -158,9 +169,8 @@ private:
     void push_if(Wanted wanted) noexcept;
 
     std::vector<SocketTransport*> sockets_;
-    turn_pace::clock::time_point since_{};  // the first of these is held
-    std::size_t to_turns_end_ = 0;          // how many of them are held so long
-    bool turn_has_held_ = false;
+    turn_trial::clock::time_point since_{};  // the first of these is held
+    std::size_t to_turns_end_ = 0;           // how many of them are held so long
 };
 
 }  // namespace zl

@@ -137,8 +137,8 @@ SocketTransport::following SocketTransport::what_follows(std::size_t size) noexc
     }
     const bool parts = habit.note(core->callback);
     if (core->turning && peer_is_here) {
-        core->held.pace.note(core->callback);
-        if (!core->loop->ready().empty() && core->held.pace.pays()) {
+        core->held.trial.note(core->callback);
+        if (!core->loop->ready().empty() && core->held.trial.holds()) {
             return following::callbacks;
         }
     }
@@ -152,8 +152,6 @@ void SocketTransport::send_now(std::span<PyObject* const> parts, std::size_t siz
     if (!more) {
         core->held.push_others(*this, held);  // what was written before
     }
-    const bool is_sample = !more && core->held.pace.is_sample();
-    const auto began = is_sample ? turn_pace::clock::now() : turn_pace::clock::time_point{};
     std::size_t sent = 0, sent_parts = 0, rest = 0;
     while (sent_parts < parts.size() && rest == 0) {  // once, but for very many parts
         const auto some = parts.subspan(sent_parts, std::min(parts.size() - sent_parts, views.size()));
@@ -172,9 +170,6 @@ void SocketTransport::send_now(std::span<PyObject* const> parts, std::size_t siz
         sent += taken;
         rest -= taken;
         sent_parts += some.size();
-    }
-    if (is_sample) {
-        core->held.pace.took(turn_pace::clock::now() - began);
     }
     more ? core->held.add(*this, follow == following::callbacks) : core->held.forget(*this);
     core->has_sent();

@@ -239,7 +239,7 @@ async def test_connections_that_write_in_turn_have_a_segment_each(loop):
 
 # What waits for the end of a turn.
 
-WORK = 50e-6  # seconds that a busy callback takes: more than a send costs, less than others may wait for
+WORK = 50e-6  # seconds that a busy callback takes: all of a turn less than others may wait for
 
 
 def busy(seconds):
@@ -293,7 +293,7 @@ class BusyTurns:
         return seen
 
     async def turn_that_holds(self, **how):
-        """As turn(); the first few tell the loop what work and sends take, and others may disturb them."""
+        """As turn(); the loop tries both ways, each for some turns, and others may disturb them."""
         end = time.monotonic() + PATIENCE
         while (seen := await self.turn(**how))[0] != 0:
             assert time.monotonic() < end
@@ -417,20 +417,22 @@ async def test_a_peer_that_is_waited_for_in_a_busy_turn_has_it_soon(loop):
 
 
 @ours
-async def test_messages_without_work_are_not_held(loop):
+async def test_where_nobody_has_to_be_woken_turns_are_held_for_a_trial_only(loop):
     async with BusyTurns(loop) as busy_turns:
         transports = [transport for _, transport, _ in busy_turns.ends]
-        sent = []
+        held = []
         for _ in range(300):
             before = data_segments_sent(busy_turns.first)
             for transport in transports:
                 loop.call_soon(transport.write, b"part")
-            loop.call_soon(lambda: sent.append(data_segments_sent(busy_turns.first)))
+            loop.call_soon(
+                lambda was=before: held.append(data_segments_sent(busy_turns.first) == was)
+            )
             await turns(2)
             for _, _, peer in busy_turns.ends:
                 assert receive_all(peer, 4) == b"part"
 
-        assert sent[-1] - before == 1
+        assert 0 < sum(held) < 40
 
 
 @ours
