@@ -148,6 +148,15 @@ struct LoopCore : loop_state, loop_core_fields {
     bool take_sock_turn() noexcept;
 };
 
+/// Does something when its scope is left.
+template <class F>
+struct at_exit {
+    F action;
+    ~at_exit() { action(); }
+};
+template <class F>
+at_exit(F) -> at_exit<F>;
+
 inline LoopCore& loop_core(PyObject* object) noexcept { return *reinterpret_cast<LoopCore*>(object); }
 
 void add_loop_core_type(PyObject* module, module_state& state);
