@@ -40,8 +40,9 @@ zloop::task<std::vector<outcome>> run_all(std::vector<std::string> lines, zloop:
     }
     std::vector<outcome> outcomes = co_await zloop::when_all(std::move(running));
     for (std::size_t index = 0; index < lines.size(); ++index) {
-        std::printf("$ %s\n%s-- %s\n", lines[index].c_str(), outcomes[index]->out.c_str(),
-                    words_for(outcomes[index]).c_str());
+        const outcome& ended = outcomes[index];
+        std::printf("$ %s\n%s-- %s\n", lines[index].c_str(), ended ? ended->out.c_str() : "",
+                    words_for(ended).c_str());
     }
     co_return outcomes;
 }

@@ -921,7 +921,9 @@ WITHOUT_MEMORY = """
     loop = zloop.new_event_loop()
     loop.set_debug(False)
     told = []
-    loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
+    def tell(_, context):  # a task that could not be begun is told of without an exception
+        told.append(context.get("exception") or MemoryError(context["message"]))
+    loop.set_exception_handler(tell)
     sys.unraisablehook = lambda raised: told.append(raised.exc_value)
 
     class Buffered(Base, asyncio.BufferedProtocol):
