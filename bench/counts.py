@@ -24,6 +24,9 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from micro import nothing
+from servers import Echo, EchoDatagrams, EchoInParts
+
 HERE = Path(__file__).resolve().parent
 KEPT = HERE / "counts.json"
 TOLERANCE = 0.02
@@ -38,10 +41,6 @@ ROWS: dict[str, Row] = {}
 def row(function: Row) -> Row:
     ROWS[function.__name__] = function
     return function
-
-
-def nothing() -> None:
-    pass
 
 
 async def nothing_awaited() -> None:
@@ -92,20 +91,6 @@ async def create_task(loop: asyncio.AbstractEventLoop, count: int) -> None:
 async def getaddrinfo(loop: asyncio.AbstractEventLoop, count: int) -> None:
     for _ in range(count):
         await loop.getaddrinfo("127.0.0.1", 80, type=socket.SOCK_STREAM)
-
-
-class Echo(asyncio.Protocol):
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport: asyncio.Transport = transport  # type: ignore[assignment]
-
-    def data_received(self, data: bytes) -> None:
-        self.transport.write(data)
-
-
-class EchoInParts(Echo):
-    def data_received(self, data: bytes) -> None:
-        self.transport.write(data[:100])
-        self.transport.write(data[100:])
 
 
 class Ping(Echo):
@@ -183,14 +168,6 @@ async def sock_echo(loop: asyncio.AbstractEventLoop, count: int) -> None:
             await loop.sock_sendall(one, MESSAGE)
             await loop.sock_sendall(other, await receiving)
             await loop.sock_recv(one, 65536)
-
-
-class EchoDatagrams(asyncio.DatagramProtocol):
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport: asyncio.DatagramTransport = transport  # type: ignore[assignment]
-
-    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        self.transport.sendto(data, addr)
 
 
 class PingDatagrams(EchoDatagrams):

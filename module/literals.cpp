@@ -2,8 +2,6 @@
 
 #include "literals.hpp"
 
-#include <cstring>
-
 #include <netdb.h>
 
 #include "names.hpp"
@@ -59,36 +57,27 @@ bool read_literal(PyObject* host, PyObject* port, zloop::address& into) noexcept
     return static_cast<bool>(address);
 }
 
-const literal_answers::form* literal_answers::form_of(PyObject* function, bool is_v6,
-                                                      const std::array<int, 4>& hints) {
-    const auto find = [&]() -> const form* {
-        for (const form& each : forms_) {
-            if (each.is_v6 == is_v6 && each.hints == hints) {
-                return &each;
-            }
+py::ref literal_answers::entries_of(bool is_v6, const std::array<int, 4>& hints) const noexcept {
+    for (const form& each : forms_) {
+        if (each.is_v6 == is_v6 && each.hints == hints) {
+            return each.entries;
         }
-        return nullptr;
-    };
-    if (const form* const known = find()) {
-        return known;
     }
+    return nullptr;
+}
+
+py::ref literal_answers::ask(PyObject* function, PyObject* host, PyObject* port, bool is_v6,
+                             const std::array<int, 4>& hints) {
     const auto& [family, type, proto, flags] = hints;
-    py::ref answer = py::ref::adopt(PyObject_CallFunction(function, "siiiii", is_v6 ? "::1" : "127.0.0.1", 1,
-                                                          family, type, proto, flags));
-    if (!answer && !PyErr_ExceptionMatches(PyExc_OSError)) {
-        throw py::error_set{};
-    }
-    PyErr_Clear();
-    if (answer && !is_understood(answer.get(), is_v6)) {
-        answer.reset();
-    }
-    if (find() == nullptr) {
+    py::ref answer =
+        py::ref::steal(PyObject_CallFunction(function, "OOiiii", host, port, family, type, proto, flags));
+    if (is_understood(answer.get(), is_v6) && !entries_of(is_v6, hints)) {
         if (forms_.size() == most) {
             forms_.clear();
         }
-        forms_.push_back({is_v6, hints, std::move(answer)});
+        forms_.push_back({is_v6, hints, py::ref::steal(PyList_AsTuple(answer.get()))});
     }
-    return find();
+    return answer;
 }
 
 py::ref literal_answers::find(PyObject* function, PyObject* host, PyObject* port,
@@ -97,18 +86,20 @@ py::ref literal_answers::find(PyObject* function, PyObject* host, PyObject* port
     if ((hints[3] & ~harmless) != 0 || !read_literal(host, port, address)) {
         return nullptr;
     }
-    const form* const learned = form_of(function, address.family() == AF_INET6, hints);
-    if (learned == nullptr || !learned->entries) {
-        return nullptr;
+    const bool is_v6 = address.family() == AF_INET6;
+    const py::ref entries = entries_of(is_v6, hints);
+    if (!entries) {
+        return ask(function, host, port, is_v6, hints);
     }
-    const py::ref entries = learned->entries;
+    if (PySys_Audit("socket.getaddrinfo", "OOiii", host, port, hints[0], hints[1], hints[2]) != 0) {
+        throw py::error_set{};
+    }
     // What inet_pton(3) takes for IPv4 has one form only, that of the answer.
-    const py::ref name =
-        address.family() == AF_INET ? py::ref::steal(PyTuple_Pack(2, host, port)) : name_of(address);
-    const Py_ssize_t count = PyList_GET_SIZE(entries.get());
+    const py::ref name = is_v6 ? name_of(address) : py::ref::steal(PyTuple_Pack(2, host, port));
+    const Py_ssize_t count = PyTuple_GET_SIZE(entries.get());
     py::ref list = py::ref::steal(PyList_New(count));
     for (Py_ssize_t index = 0; index < count; ++index) {
-        PyObject* const known_entry = PyList_GET_ITEM(entries.get(), index);
+        PyObject* const known_entry = PyTuple_GET_ITEM(entries.get(), index);
         PyObject* const entry = py::ref::steal(PyTuple_New(5)).release();
         for (Py_ssize_t item = 0; item < 4; ++item) {
             PyTuple_SET_ITEM(entry, item, Py_NewRef(PyTuple_GET_ITEM(known_entry, item)));

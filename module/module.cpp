@@ -99,7 +99,6 @@ void look_up_asyncio(module_state& state) {
     state.stock_loop = get("asyncio", "SelectorEventLoop");
     state.stock_create_task = py::attribute(state.stock_loop.get(), "create_task");
     state.stock_get_extra_info = py::attribute(get("asyncio", "Transport").get(), "get_extra_info");
-    state.base_events = py::import("asyncio.base_events");
     state.stock_getaddrinfo = get("socket", "getaddrinfo");
     state.futures = py::import("asyncio.futures");
     state.tasks = py::import("asyncio.tasks");

@@ -41,7 +41,6 @@ struct module_state {
     py::ref cancelled_error;  // asyncio.CancelledError
     py::ref loop_keyword;     // ("loop",)
     // Methods that stock's classes inherit and ours have: where they were replaced, ours step back.
-    py::ref base_events;  // asyncio.base_events
     py::ref stock_create_task, stock_get_extra_info, stock_getaddrinfo;
     py::ref stock_handle, stock_run;  // asyncio.Handle and its _run(); none, if that was replaced before us
 
@@ -83,14 +82,13 @@ struct module_state {
         &module_state::set_result_unless_cancelled, &module_state::transport_socket,
         &module_state::invalid_state_error, &module_state::socket_type, &module_state::socket_family,
         &module_state::socket_kind, &module_state::socket_base, &module_state::cancelled_error,
-        &module_state::loop_keyword, &module_state::base_events, &module_state::stock_create_task,
-        &module_state::stock_get_extra_info, &module_state::stock_getaddrinfo, &module_state::stock_handle,
-        &module_state::stock_run, &module_state::tls_transport_type, &module_state::tls_window_type,
-        &module_state::memory_bio_type, &module_state::ssl_error, &module_state::ssl_want_read_error,
-        &module_state::ssl_syscall_error, &module_state::ssl_certificate_error,
-        &module_state::ssl_do_handshake, &module_state::ssl_getpeercert, &module_state::ssl_read,
-        &module_state::ssl_write, &module_state::ssl_pending, &module_state::bio_read,
-        &module_state::bio_write, &module_state::tls_limits>;
+        &module_state::loop_keyword, &module_state::stock_create_task, &module_state::stock_get_extra_info,
+        &module_state::stock_getaddrinfo, &module_state::stock_handle, &module_state::stock_run,
+        &module_state::tls_transport_type, &module_state::tls_window_type, &module_state::memory_bio_type,
+        &module_state::ssl_error, &module_state::ssl_want_read_error, &module_state::ssl_syscall_error,
+        &module_state::ssl_certificate_error, &module_state::ssl_do_handshake, &module_state::ssl_getpeercert,
+        &module_state::ssl_read, &module_state::ssl_write, &module_state::ssl_pending,
+        &module_state::bio_read, &module_state::bio_write, &module_state::tls_limits>;
 
     /// Set at exit, to the thread that ends the interpreter: loops of daemon threads then stay asleep.
     std::atomic<unsigned long> ended_by = 0;

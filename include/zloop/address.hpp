@@ -5,6 +5,7 @@
 
 #include <zloop/config.hpp>
 
+#include <algorithm>
 #include <charconv>
 #include <cstdint>
 #include <cstring>
@@ -118,6 +119,20 @@ public:
                 const in6_addr& host = storage_.v6.sin6_addr;
                 return IN6_IS_ADDR_LOOPBACK(&host) ||
                        (IN6_IS_ADDR_V4MAPPED(&host) && host.s6_addr[12] == IN_LOOPBACKNET);
+            }
+            default: return false;
+        }
+    }
+
+    /// Whether it is that of every interface: 0.0.0.0, also mapped into IPv6, or ::. Who connects there,
+    /// reaches one of them.
+    bool is_any() const noexcept {
+        switch (family()) {
+            case AF_INET: return storage_.v4.sin_addr.s_addr == INADDR_ANY;
+            case AF_INET6: {
+                const auto& host = storage_.v6.sin6_addr.s6_addr;
+                const auto from = IN6_IS_ADDR_V4MAPPED(&storage_.v6.sin6_addr) ? 12 : 0;
+                return std::all_of(host + from, host + sizeof host, [](auto each) { return each == 0; });
             }
             default: return false;
         }

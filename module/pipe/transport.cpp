@@ -362,6 +362,7 @@ py::ref WritePipeTransport::write_ready() {
         stop_writing();
         return py::none();
     }
+    core->held.push_all();
     const ssize_t count = attempt([&] {  // only now: has_number() may have called who clears the backlog
         std::array<iovec, 64> views;
         const auto parts = static_cast<int>(backlog.peek(views.data(), views.size()));

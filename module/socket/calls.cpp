@@ -433,16 +433,20 @@ namespace {
 void audit_connect(SockOperation& self) {
     const auto socket_of = [](void* operation) -> PyObject* {
         auto& self = *static_cast<SockOperation*>(operation);
-        return py::detail::guarded(
-            [&] { return self.sock = socket_object(*self.core->state, self.own.get()); });
+        return py::detail::guarded([&]() -> py::ref {
+            self.sock = socket_object(*self.core->state, self.own.get());
+            return self.sock;
+        });
     };
-    const int vetoed =
-        PySys_Audit("socket.connect", "O&O", +socket_of, static_cast<void*>(&self), self.argument.get());
+    const bool is_vetoed =
+        PySys_Audit("socket.connect", "O&O", +socket_of, static_cast<void*>(&self), self.argument.get()) != 0;
+    py::ref veto = is_vetoed ? py::take_error() : nullptr;
     if (self.sock.get() != Py_None) {
         take_number_from(*self.core->state, self.sock.get());
         self.sock = py::none();
     }
-    if (vetoed != 0) {
+    if (is_vetoed) {
+        py::restore_error(std::move(veto));
         throw py::error_set{};
     }
 }
@@ -476,6 +480,7 @@ py::ref open_connection(SockOperation& self) {
         if (!self.own) {
             py::raise_os_error({errno, std::system_category()});
         }
+        audit_connect(self);
         const auto connect = [&] {
             return ::connect(self.own.get(), peer.data(), peer.size()) == 0 ? 0 : errno;
         };
@@ -542,15 +547,9 @@ py::ref LoopCore::literal_info(const py::arguments& args) {
         }
         hints[index] = static_cast<int>(number);
     }
-    zloop::address known;
-    if (debug || closed || !read_literal(args.values[0], args.values[1], known)) {
-        return py::none();
-    }
-    if (PySys_Audit("socket.getaddrinfo", "OOiii", args.values[0], args.values[1], hints[0], hints[1],
-                    hints[2]) != 0) {
-        throw py::error_set{};
-    }
-    py::ref answer = literals.find(state->stock_getaddrinfo.get(), args.values[0], args.values[1], hints);
+    py::ref answer = debug || closed ? nullptr
+                                     : literals.find(state->stock_getaddrinfo.get(), args.values[0],
+                                                     args.values[1], hints);
     return answer ? answer : py::none();
 }
 

@@ -89,9 +89,7 @@ void SockOperation::resume() {
     py::ref::steal(PyObject_CallMethod(waited_for.get(), "result", nullptr));
 }
 
-int SockOperation::descriptor() {
-    return own ? own.get() : sock.get() == Py_None ? -1 : known_socket_number(*core->state, sock.get());
-}
+int SockOperation::descriptor() { return own ? own.get() : known_socket_number(*core->state, sock.get()); }
 
 /// The end, of whatever kind. Keeps the error indicator.
 void SockOperation::finish() noexcept {

@@ -2,7 +2,6 @@
 
 #include "transport.hpp"
 
-#include <algorithm>
 #include <cstring>
 
 #include "../sockets.hpp"
@@ -82,16 +81,6 @@ py::ref SocketTransport::from_python(loop_state& core, PyObject* sock, PyObject*
     return object;
 }
 
-/// The address of every interface, which connects to one of them.
-static bool is_any(const zloop::address& peer) noexcept {
-    if (peer.family() == AF_INET) {
-        return reinterpret_cast<const sockaddr_in*>(peer.data())->sin_addr.s_addr == htonl(INADDR_ANY);
-    }
-    const in6_addr& host = reinterpret_cast<const sockaddr_in6*>(peer.data())->sin6_addr;
-    return std::all_of(host.s6_addr + (IN6_IS_ADDR_V4MAPPED(&host) ? 12 : 0),
-                       host.s6_addr + sizeof host.s6_addr, [](std::uint8_t each) { return each == 0; });
-}
-
 py::ref SocketTransport::from_connected(loop_state& core, zloop::fd socket, const zloop::address& peer,
                                         PyObject* protocol, PyObject* waiter) {
     py::ref object = new_transport<SocketTransport>(core.state->socket_transport_type.get(), core,
@@ -107,10 +96,7 @@ py::ref SocketTransport::from_connected(loop_state& core, zloop::fd socket, cons
     static_cast<void>(adopted->set_option(IPPROTO_TCP, TCP_NODELAY, 1));
     self.is_tcp = true;
     self.own(std::move(*adopted));
-    // That of every interface connects to one of them.
-    const bool is_any =
-        peer == zloop::address::any(peer.port()) || (peer.family() == AF_INET6 && peer.host() == "::");
-    self.connected(is_any ? self.socket.peer_address() : peer, Py_None, waiter);
+    self.connected(peer.is_any() ? self.socket.peer_address() : peer, Py_None, waiter);
     return object;
 }
 

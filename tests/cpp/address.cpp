@@ -43,6 +43,20 @@ TEST_CASE("an address of the loopback network is known as such", "[address]") {
     CHECK_FALSE(address().is_loopback());
 }
 
+TEST_CASE("an address of every interface is known as such", "[address]") {
+    for (const char* const every : {"0.0.0.0", "::", "::ffff:0.0.0.0"}) {
+        INFO(every);
+        CHECK(address::ip(every, 80)->is_any());
+    }
+    for (const char* const one : {"0.0.0.1", "127.0.0.0", "::1", "::ffff:0.0.0.1"}) {
+        INFO(one);
+        CHECK_FALSE(address::ip(one, 80)->is_any());
+    }
+    CHECK(address::any().is_any());
+    CHECK_FALSE(address::local("")->is_any());
+    CHECK_FALSE(address().is_any());
+}
+
 TEST_CASE("an IPv6 scope is read by interface name and by number, and printed by name", "[address]") {
     const auto index = ::if_nametoindex("lo");
     REQUIRE(index != 0);
