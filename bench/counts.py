@@ -6,8 +6,8 @@
 Each row is a program with both ends in one loop, so that a run is like the next. It runs twice,
 under valgrind and under strace, with few operations and with many: the difference is theirs.
 What differs between machines is taken away: the clock is clock.c's, the collector of garbage is
-off, and the C library copies bytes as the oldest x86-64 does. Compiler, C library and Python
-remain: what is kept is kept for each of them, and nothing fails where nothing is kept.
+off, and the C library copies bytes, and OpenSSL encrypts them, as on x86-64 of 2013. Compiler,
+libraries and Python remain: what is kept is kept for each of them, and nothing fails where nothing is kept.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import platform
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import native
 from micro import nothing
 from servers import Echo, EchoDatagrams, EchoInParts
 
@@ -35,8 +37,11 @@ HERE = Path(__file__).resolve().parent
 KEPT = HERE / "counts.json"
 TOLERANCE = 0.02
 FEW, MANY = 200, 1200
-PLAIN_PROCESSOR = "glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-AVX512VL,-BMI2,-ERMS,-FSRM,-SSSE3,-SSE4_2"
-MESSAGE = bytes(1024)
+PLAIN_PROCESSOR = {  # with AVX2 for the C library, without for OpenSSL; nobody's in particular
+    "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-ERMS,-FSRM,-RTM",
+    "OPENSSL_ia32cap": "~0x1000000040000000:~0xffffffff",
+}
+MESSAGE = bytes(900)  # malloc has a free chunk at hand; what larger ones take depends on the heap
 
 Row = Callable[[asyncio.AbstractEventLoop, int], Coroutine[Any, Any, None]]
 ROWS: dict[str, Row] = {}
@@ -122,10 +127,16 @@ class Ping(Echo):
             self.send()
 
 
-async def ping(loop: asyncio.AbstractEventLoop, count: int, server: Callable[[], Echo]) -> None:
-    listener = await loop.create_server(server, "127.0.0.1", 0)
+async def ping(
+    loop: asyncio.AbstractEventLoop,
+    count: int,
+    server: Callable[[], Echo],
+    tls: tuple[ssl.SSLContext | None, ssl.SSLContext | None] = (None, None),
+) -> None:
+    listener = await loop.create_server(server, "127.0.0.1", 0, ssl=tls[0])
     done = loop.create_future()
-    await loop.create_connection(lambda: Ping(count, done), *listener.sockets[0].getsockname())
+    address = listener.sockets[0].getsockname()
+    await loop.create_connection(lambda: Ping(count, done), *address, ssl=tls[1])
     await done
     listener.close()
 
@@ -138,6 +149,15 @@ async def tcp_echo(loop: asyncio.AbstractEventLoop, count: int) -> None:
 @row
 async def tcp_echo_in_parts(loop: asyncio.AbstractEventLoop, count: int) -> None:
     await ping(loop, count, EchoInParts)
+
+
+@row
+async def tls_echo(loop: asyncio.AbstractEventLoop, count: int) -> None:
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(native.certificate())
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    await ping(loop, count, Echo, (server, client))
 
 
 @row
@@ -243,7 +263,7 @@ def output_under(tool: list[str], name: str, count: int) -> str:
         "PYTHONHASHSEED": "0",
         "ZLOOP_BACKEND": "epoll",
         "LD_PRELOAD": clock(),
-        "GLIBC_TUNABLES": PLAIN_PROCESSOR,
+        **PLAIN_PROCESSOR,
     }
     program = [sys.executable, str(Path(__file__).resolve()), "--work", name, str(count)]
     done = subprocess.run([*tool, *program], capture_output=True, text=True, env=environment)
@@ -280,6 +300,7 @@ def environment() -> str:
         f"{platform.python_implementation()} {platform.python_version()}",
         f"c++ {compiler.stdout.strip()}",
         " ".join(platform.libc_ver()),
+        "OpenSSL {}.{}".format(*ssl.OPENSSL_VERSION_INFO),
         platform.machine(),
     ]
     return ", ".join(parts)

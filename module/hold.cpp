@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <new>
+#include <utility>
 
 #include "socket/transport.hpp"
 
@@ -11,16 +12,20 @@ namespace zl {
 
 template <class Wanted>
 void held_sockets::push_if(Wanted wanted) noexcept {
-    std::erase_if(sockets_, [&](SocketTransport* each) {
-        if (!wanted(*each)) {
-            return false;
+    // One that finds no memory tells its protocol, which may write, or close another: places stay places.
+    const bool outer = std::exchange(pushing_, true);
+    for (std::size_t index = 0; index < sockets_.size(); ++index) {
+        SocketTransport* const each = sockets_[index];
+        if (each != nullptr && wanted(*each)) {
+            sockets_[index] = nullptr;
+            unmark(*each);
+            each->push();
         }
-        each->held = false;
-        to_turns_end_ -= each->held_to_turns_end;
-        each->held_to_turns_end = false;
-        each->push();
-        return true;
-    });
+    }
+    pushing_ = outer;
+    if (!outer) {
+        std::erase(sockets_, nullptr);
+    }
 }
 
 void held_sockets::add(SocketTransport& socket, bool to_turns_end) noexcept {
@@ -43,11 +48,20 @@ void held_sockets::add(SocketTransport& socket, bool to_turns_end) noexcept {
 
 void held_sockets::forget(SocketTransport& socket) noexcept {
     if (socket.held) {
-        socket.held = false;
-        to_turns_end_ -= socket.held_to_turns_end;
-        socket.held_to_turns_end = false;
-        sockets_.erase(std::find(sockets_.begin(), sockets_.end(), &socket));
+        unmark(socket);
+        const auto place = std::find(sockets_.begin(), sockets_.end(), &socket);
+        if (pushing_) {
+            *place = nullptr;
+        } else {
+            sockets_.erase(place);
+        }
     }
+}
+
+void held_sockets::unmark(SocketTransport& socket) noexcept {
+    socket.held = false;
+    to_turns_end_ -= socket.held_to_turns_end;
+    socket.held_to_turns_end = false;
 }
 
 void held_sockets::end_callback() noexcept {

@@ -164,6 +164,7 @@ private:
     // What other connections of a turn may wait for one. A turn of 64 of uvicorn's messages takes as much.
     static constexpr std::chrono::milliseconds most_patience{1};
 
+    void unmark(SocketTransport& socket) noexcept;
     void push_but(const SocketTransport* one) noexcept;
     template <class Wanted>
     void push_if(Wanted wanted) noexcept;
@@ -171,6 +172,7 @@ private:
     std::vector<SocketTransport*> sockets_;
     turn_trial::clock::time_point since_{};  // the first of these is held
     std::size_t to_turns_end_ = 0;           // how many of them are held so long
+    bool pushing_ = false;                   // now: one that is forgotten leaves a null
 };
 
 }  // namespace zl

@@ -753,6 +753,20 @@ py::ref LoopCore::get_backend() {
     return py::ref::steal(PyUnicode_FromStringAndSize(name.data(), static_cast<Py_ssize_t>(name.size())));
 }
 
+py::ref LoopCore::get_writes() {
+    return py::ref::steal(PyUnicode_FromString(writes_wait ? "turn" : "now"));
+}
+
+void LoopCore::set_writes(PyObject* value) {
+    const auto is = [value](const char* word) {
+        return PyUnicode_Check(value) && PyUnicode_CompareWithASCIIString(value, word) == 0;
+    };
+    if (!is("now") && !is("turn")) {
+        py::raise_format(PyExc_ValueError, "writes is %R; it can be 'now' or 'turn'", value);
+    }
+    writes_wait = is("turn");
+}
+
 py::ref LoopCore::get_stats() {
     check_closed();
     const auto& counted = loop->stats();
@@ -1007,6 +1021,8 @@ void add_loop_core_type(PyObject* module, module_state& state) {
         {},
     };
     static PyGetSetDef properties[] = {
+        py::property<&LoopCore::get_writes, &LoopCore::set_writes>(
+            "writes", "When write() sends: 'now', or 'turn', at the end of the loop's turn."),
         py::property<&LoopCore::get_backend>("backend", "The name of the kernel interface: 'epoll'."),
         py::property<&LoopCore::get_stats>("stats", "Counters: turns, ops, polls, waits."),
         py::property<&LoopCore::get_debug, &LoopCore::set_debug>("_debug", "asyncio's."),

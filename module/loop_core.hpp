@@ -93,6 +93,8 @@ struct LoopCore : loop_state, loop_core_fields {
     py::ref drop();
     py::ref check_idle();
     py::ref get_backend();
+    py::ref get_writes();
+    void set_writes(PyObject* value);
     py::ref get_stats();
 
     // Descriptors.

@@ -34,6 +34,7 @@ struct loop_state_fields {
     bool in_callback = false;  // Python runs, called by the loop
     bool turning = false;      // inside of _run_once(): what is queued is hidden from the collector
     bool posted = false;       // by another thread, since we looked last
+    bool writes_wait = false;  // to the end of the turn, instead of being sent at once
 
     unsigned long thread = 0;                   // that runs the loop, or 0
     std::mutex callback_mutex;                  // for callback_returned; what it is about belongs to the GIL

@@ -43,9 +43,13 @@ if _sys.version_info < (3, 16):  # asyncio's policies are deprecated in 3.14, an
             _asyncio.set_event_loop_policy(EventLoopPolicy())
 
 
-def new_event_loop() -> Loop:
-    """A new loop, not running, not set as the current one: a ``loop_factory``."""
-    return Loop()
+def new_event_loop(*, writes: _typing.Literal["now", "turn"] | None = None) -> Loop:
+    """A new loop, not running, not set as the current one: a ``loop_factory``.
+
+    ``writes="turn"`` has transports send at the end of the loop's turn, what asyncio's send at once:
+    see ``Loop.writes``.
+    """
+    return Loop(writes=writes)
 
 
 def run(main: _Coroutine[_typing.Any, _typing.Any, _T], *, debug: bool | None = None) -> _T:

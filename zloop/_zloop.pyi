@@ -3,7 +3,7 @@ import sys
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from socket import socket
-from typing import Any, ClassVar, TypedDict, TypeVar, final
+from typing import Any, ClassVar, Literal, TypedDict, TypeVar, final
 
 from typing_extensions import Buffer, TypeVarTuple, Unpack, disjoint_base
 
@@ -106,6 +106,7 @@ class LoopCore:
     _task_factory: Any
     @property
     def backend(self) -> str: ...
+    writes: Literal["now", "turn"]
     @property
     def stats(self) -> _Stats: ...
     def call_soon(

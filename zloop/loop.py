@@ -229,16 +229,19 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
     """An asyncio event loop on zloop's C++ core.
 
     Everything asyncio documents for its loops holds. Beyond it: ``backend``, the kernel interface in
-    use, and ``stats``, counters of turns, callbacks and system polls.
+    use, ``stats``, counters of turns, callbacks and system polls, and ``writes``, when a transport's
+    write() sends: ``"now"``, as asyncio's, or ``"turn"``, at the end of the loop's turn. Not given, the
+    environment's ``ZLOOP_WRITES`` says it.
     """
 
     _thread_watcher: Any = None  # of children for whom there was no pidfd
 
-    def __init__(self) -> None:
+    def __init__(self, *, writes: str | None = None) -> None:
         if not _LastAtExit.registered:
             _LastAtExit.register()
         try:
             super().__init__(_Selector(self))
+            self.writes = os.environ.get("ZLOOP_WRITES", "now") if writes is None else writes
         except BaseException:
             # No descriptor left, say: nothing stays of it, and __del__ finds it closed.
             for end in (getattr(self, "_ssock", None), getattr(self, "_csock", None)):

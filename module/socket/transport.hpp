@@ -39,6 +39,7 @@ struct socket_transport_fields {
     bool is_tcp : 1 = false;
     bool held : 1 = false;               // held_sockets': it has us
     bool held_to_turns_end : 1 = false;  // the same
+    bool deferred : 1 = false;           // the backlog waits for the turn's end, and `writer` does not run
     bool peer_is_here : 1 = false;       // on this machine
     bool options_unknown : 1 = false;    // of the socket: a program had it since we looked
 
@@ -102,9 +103,12 @@ struct SocketTransport : socket_reader<SocketTransport>, socket_transport_fields
     /// write(), from who owns the bytes. Throws.
     void write_owned(py::ref bytes);
 
-    /// Lets the kernel send what it holds back, unless the program has said that it will.
+    /// Lets the kernel send what it holds back, unless the program has said that it will; or sends what the
+    /// turn's end was waited for with. Calls no Python.
     void push() noexcept {
-        if (!options_unknown || !is_corked()) {
+        if (deferred) {
+            send_deferred();
+        } else if (!options_unknown || !is_corked()) {
             socket.push();
         }
     }
@@ -136,6 +140,10 @@ private:
     bool can_be_sent();
     enum class following : std::uint8_t { nothing, parts, callbacks };
     following what_follows(std::size_t size) noexcept;
+    bool is_to_wait(std::size_t size) const noexcept;
+    void defer(std::span<PyObject* const> parts);
+    void send_deferred() noexcept;
+    void drop_deferred() noexcept;
     void send_now(std::span<PyObject* const> parts, std::size_t size) noexcept;
     void keep(std::span<PyObject* const> parts, std::size_t sent) noexcept;
     void append(py::ref bytes, std::size_t offset);

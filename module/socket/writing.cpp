@@ -13,6 +13,7 @@ namespace zl {
 namespace {
 
 constexpr std::size_t most_of_file = 256 * 1024;  // at once, so that a fast peer starves nobody
+constexpr std::size_t most_deferred = 64 * 1024;  // of a connection, to the turn's end
 
 }  // namespace
 
@@ -73,11 +74,10 @@ void SocketTransport::write_bytes(py::ref bytes) {
     if (size == 0 || !can_be_sent()) {
         return;
     }
-    if (has_backlog()) {
-        append(std::move(bytes), 0);
-        maybe_pause_writing(buffer_size());
+    PyObject* const part = bytes.get();
+    if (has_backlog() || is_to_wait(size)) {
+        defer({&part, 1});
     } else {
-        PyObject* const part = bytes.get();
         send_now({&part, 1}, size);
     }
 }
@@ -118,16 +118,60 @@ py::ref SocketTransport::writelines(const py::arguments& args) {
     if (size == 0 || !can_be_sent()) {  // one lost write, however many parts
         return py::none();
     }
-    if (has_backlog()) {
-        for (PyObject* const part : parts) {
-            append(py::ref::borrow(part), 0);
-        }
-        maybe_pause_writing(buffer_size());
+    if (has_backlog() || is_to_wait(size)) {
+        defer(parts);
     } else {
         send_now(parts, size);
     }
     core->raise_failure();
     return py::none();
+}
+
+/// Whether the program wants it sent at the turn's end: `writes="turn"`. What fills segments is not worth that.
+bool SocketTransport::is_to_wait(std::size_t size) const noexcept {
+    return core->writes_wait && core->turning && core->in_callback && size <= held_sockets::most_bytes;
+}
+
+/// Puts `parts` behind the backlog; one that nobody sends yet is sent with what else the turn leaves.
+void SocketTransport::defer(std::span<PyObject* const> parts) {
+    const bool first = !has_backlog();
+    for (PyObject* const part : parts) {
+        append(py::ref::borrow(part), 0);
+    }
+    if (first) {
+        deferred = true;
+        core->held.add(*this, true);
+    } else if (deferred && backlog->bytes() > most_deferred) {
+        core->held.push_all();
+    }
+    maybe_pause_writing(buffer_size());
+}
+
+/// One call to the kernel. What is left then, or has to be told, is the write loop's.
+void SocketTransport::send_deferred() noexcept {
+    deferred = false;
+    if (writer.running()) {  // a file came behind it
+        return;
+    }
+    std::array<iovec, 64> views;
+    const std::size_t count = backlog->peek(views.data(), views.size());
+    const auto attempt = socket.try_send({views.data(), count}, false);
+    backlog->consume(attempt.value_or(0));
+    core->has_sent();
+    if (!orphaned && (!backlog->empty() || writing_paused || closing || eof_written)) {
+        begin_writing();
+    }
+}
+
+/// The connection fails: what the turn's end was waited for with goes nowhere.
+void SocketTransport::drop_deferred() noexcept {
+    if (deferred) {
+        deferred = false;
+        core->held.forget(*this);
+        if (!writer.running()) {
+            sends_file() ? backlog->clear() : backlog.reset();
+        }
+    }
 }
 
 /// What the kernel had better wait for before it sends. See ../hold.hpp.
@@ -260,8 +304,10 @@ fiber SocketTransport::write_loop(fiber::place& kept) {
 
 /// The backlog is sent; what waited for that can happen.
 void SocketTransport::written_out() noexcept {
+    maybe_resume_writing(0);
     try {
-        if (closing) {
+        if (lost_writes != 0) {  // by resume_writing()
+        } else if (closing) {
             ++lost_writes;
             schedule_lost(Py_None);
         } else if (eof_written) {
