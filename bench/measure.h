@@ -16,6 +16,16 @@ static uint64_t histogram[64 * buckets_per_octave];
 static uint64_t messages, errors;
 static bool warming = true;
 
+// Connections that have had nothing from the server yet: the warmup lasts until there is none, or for as long
+// as one may wait.
+static uint64_t awaited;
+enum { patience_seconds = 5 };
+
+static inline void meet(bool* met) {
+    awaited -= !*met;
+    *met = true;
+}
+
 static size_t bucket_of(uint64_t ns) {
     if (ns < buckets_per_octave)
         return ns;
@@ -42,8 +52,26 @@ static double percentile_us(double fraction) {
 // The clocks that bound the measured window, all read at its two ends.
 struct instant {
     int64_t wall_ns, client_ns, server_ns;  // CPU time, but the first
+    int64_t server_user_ticks, server_system_ticks;
     int64_t client_waited_ns, server_waited_ns;
 };
+
+// How the kernel has shared the CPU time of `process` out between the program and itself, in its ticks.
+static void read_ticks(pid_t process, struct instant* at) {
+    char path[64], line[1024];
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)process);
+    FILE* file = fopen(path, "r");
+    if (file == NULL)
+        return;
+    const char* name_end = fgets(line, sizeof line, file) ? strrchr(line, ')') : NULL;
+    long long user, system;
+    if (name_end != NULL &&
+        sscanf(name_end, ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lld %lld", &user, &system) == 2) {
+        at->server_user_ticks = user;
+        at->server_system_ticks = system;
+    }
+    fclose(file);
+}
 
 // How long the main thread of `process` could have run, but had no core: the work of others.
 static int64_t waited_ns(pid_t process) {
@@ -72,6 +100,7 @@ static struct instant read_clocks(void) {
         stop_with("the server is gone");
     at.server_ns = clock_ns(clock);
     at.server_waited_ns = waited_ns(measured_server);
+    read_ticks(measured_server, &at);
     return at;
 }
 
@@ -79,18 +108,20 @@ struct window {
     struct instant from, to;
 };
 
-// Hands events to their owners, while the warmup lasts and then for the window that counts.
+// Hands events to their owners, while the warmup lasts and then for the window that counts. Who calls it has
+// set `awaited`.
 static struct window measure(int epoll, double warmup_seconds, double seconds,
                              void (*on_event)(void* owner, uint32_t events)) {
     struct window measured = {0};
-    int64_t warm = now_ns() + (int64_t)(warmup_seconds * 1e9);
-    int64_t deadline = warm + (int64_t)(seconds * 1e9);
+    int64_t warm = now_ns() + (int64_t)(warmup_seconds * 1e9), deadline = INT64_MAX;
+    int64_t enough = warm + patience_seconds * second_ns;
     for (int64_t now = now_ns(); now < deadline; now = now_ns()) {
-        if (warming && now >= warm) {
+        if (warming && now >= warm && (awaited == 0 || now >= enough)) {
             warming = false;
             messages = 0;
             memset(histogram, 0, sizeof histogram);
             measured.from = read_clocks();
+            deadline = measured.from.wall_ns + (int64_t)(seconds * 1e9);
         }
         struct epoll_event events[events_per_turn];
         int ready = epoll_wait(epoll, events, events_per_turn, 10);
@@ -99,27 +130,45 @@ static struct window measure(int epoll, double warmup_seconds, double seconds,
         for (int i = 0; i < ready; i++)
             on_event(events[i].data.ptr, events[i].events);
     }
-    if (warming)
-        stop_with("load: no time was left to measure");
     measured.to = read_clocks();
     return measured;
+}
+
+// Nothing where no message was timed: bytes that flow one way have no latency.
+static void report_percentiles(void) {
+    uint64_t timed = 0;
+    for (size_t i = 0; i < sizeof histogram / sizeof *histogram; i++)
+        timed += histogram[i];
+    if (timed > 0)
+        printf(", \"p50_us\": %.2f, \"p99_us\": %.2f, \"p999_us\": %.2f", percentile_us(0.50), percentile_us(0.99),
+               percentile_us(0.999));
+}
+
+// The ticks are coarse, but tell the parts; the sum is exact.
+static void report_server(struct instant from, struct instant to, double elapsed_ns) {
+    const double used_ns = (double)(to.server_ns - from.server_ns);
+    const double user = (double)(to.server_user_ticks - from.server_user_ticks);
+    const double system = (double)(to.server_system_ticks - from.server_system_ticks);
+    const double us = used_ns / (double)messages / 1000;
+    printf(", \"server_busy\": %.3f, \"server_waited\": %.3f, \"server_cpu_us\": %.4f", used_ns / elapsed_ns,
+           (double)(to.server_waited_ns - from.server_waited_ns) / elapsed_ns, us);
+    if (user + system > 0)
+        printf(", \"server_user_us\": %.4f, \"server_system_us\": %.4f", us * user / (user + system),
+               us * system / (user + system));
 }
 
 static void report(struct window measured) {
     const struct instant from = measured.from, to = measured.to;
     double elapsed_ns = (double)(to.wall_ns - from.wall_ns);
-    double server_ns = (double)(to.server_ns - from.server_ns);
-    printf("{\"messages\": %llu, \"seconds\": %.6f, \"messages_per_second\": %.1f",
-           (unsigned long long)messages, elapsed_ns / 1e9, (double)messages / elapsed_ns * 1e9);
-    printf(", \"p50_us\": %.2f, \"p99_us\": %.2f, \"errors\": %llu", percentile_us(0.50), percentile_us(0.99),
+    printf("{\"messages\": %llu, \"seconds\": %.6f, \"messages_per_second\": %.1f, \"errors\": %llu",
+           (unsigned long long)messages, elapsed_ns / 1e9, (double)messages / elapsed_ns * 1e9,
            (unsigned long long)errors);
+    report_percentiles();
     printf(", \"client_busy\": %.3f, \"client_waited\": %.3f",
            (double)(to.client_ns - from.client_ns) / elapsed_ns,
            (double)(to.client_waited_ns - from.client_waited_ns) / elapsed_ns);
     if (measured_server != 0 && messages > 0)
-        printf(", \"server_busy\": %.3f, \"server_waited\": %.3f, \"server_cpu_us\": %.4f",
-               server_ns / elapsed_ns, (double)(to.server_waited_ns - from.server_waited_ns) / elapsed_ns,
-               server_ns / (double)messages / 1000);
+        report_server(from, to, elapsed_ns);
     printf("}\n");
 }
 
