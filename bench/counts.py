@@ -28,7 +28,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from micro import nothing
+from micro import nothing, nothing_awaited
 from servers import Echo, EchoDatagrams, EchoInParts
 
 HERE = Path(__file__).resolve().parent
@@ -45,10 +45,6 @@ ROWS: dict[str, Row] = {}
 def row(function: Row) -> Row:
     ROWS[function.__name__] = function
     return function
-
-
-async def nothing_awaited() -> None:
-    pass
 
 
 @row
