@@ -24,6 +24,7 @@ from processes import HERE, Crowd, Failure, Server, last_line, output_of, prepar
 from rows import Row
 
 WARMUP_SECONDS = 0.15
+FAREWELL_SECONDS = 0.02  # for a server to see that the connections of its load are closed
 PATIENCE_SECONDS = 20.0
 Figures = dict[str, Any]
 
@@ -38,7 +39,10 @@ class Place:
 
 
 class Served:
-    """A server, perhaps with a crowd of idle connections, and the C program that loads it."""
+    """A server, perhaps with a crowd of idle connections, and the C program that loads it.
+
+    Out of its turn it is stopped: what it does beside, or a loop that never rests, is no burden to others.
+    """
 
     def __init__(self, row: Row, contender: str, place: Place) -> None:
         self._row, self._place = row, place
@@ -52,6 +56,8 @@ class Served:
             if self._row.crowd:
                 self._let_in(stack)
             self._warm_up()
+            self._ticks = self._server.cpu_ticks()  # of what has led up to the first round
+            self._server.pause()
             self._stack = stack.pop_all()
         return self
 
@@ -71,6 +77,24 @@ class Served:
         pass  # the load client does, each time
 
     def measure(self, seconds: float) -> Figures:
+        self._server.resume()
+        try:
+            figures = self._load(seconds)
+            return figures | self._parts(figures["cpu_us"]) | self._constant
+        finally:
+            time.sleep(FAREWELL_SECONDS)
+            self._server.pause()
+
+    def _parts(self, cpu_us: float) -> Figures:
+        """Divide CPU time into user and system: by the kernel's ticks of all rounds, as they are coarse."""
+        now = self._server.cpu_ticks()
+        user, system = (b - a for a, b in zip(self._ticks, now, strict=True))
+        if user + system == 0:
+            return {}
+        user_us = cpu_us * user / (user + system)
+        return {"user_us": user_us, "system_us": cpu_us - user_us}
+
+    def _load(self, seconds: float) -> Figures:
         program, *load = self._row.load.split()
         command = [native.program(program), *load, self._server.address]
         command += [f"--seconds={seconds}", f"--warmup={WARMUP_SECONDS}"]
@@ -79,12 +103,13 @@ class Served:
         shown = json.loads(said)
         if shown["messages"] == 0:
             raise Failure(self._server.complaint() or "no message came back")
-        renamed = {f"server_{name}": name for name in ("cpu_us", "user_us", "system_us")}
-        figures = {renamed.get(name, name): value for name, value in shown.items()}
-        figures["waited"] = max(figures.pop("client_waited"), figures.pop("server_waited"))
-        figures["rate"] = figures.pop("messages_per_second")
-        del figures["messages"], figures["seconds"]
-        return figures | self._constant
+        timed = ("p50_us", "p99_us", "p999_us", "client_busy", "server_busy", "errors")
+        return {
+            "rate": shown["messages_per_second"],
+            "cpu_us": shown["server_cpu_us"],
+            "waited": max(shown["client_waited"], shown["server_waited"]),
+            **{name: shown.get(name) for name in timed},
+        }
 
 
 class Wrk(Served):
@@ -93,9 +118,9 @@ class Wrk(Served):
     def _warm_up(self) -> None:
         if shutil.which("wrk") is None:
             raise Failure("wrk is not installed")
-        self.measure(1)
+        self._load(1)
 
-    def measure(self, seconds: float) -> Figures:
+    def _load(self, seconds: float) -> Figures:
         _, connections, path, *options = self._row.load.split()
         command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"]
         command += ["-s", str(HERE / "wrk.lua"), f"http://127.0.0.1:{self._server.address}{path}"]
@@ -108,16 +133,12 @@ class Wrk(Served):
         shown = json.loads(last_line(said))
         if shown["messages"] == 0:
             raise Failure(self._server.complaint() or "no response came back")
-        cpu_ns, user, system, waited_ns = (b - a for a, b in zip(before, after, strict=True))
-        cpu_us = cpu_ns / shown["messages"] / 1000
-        ticks = user + system or 1
+        cpu_ns, waited_ns = (b - a for a, b in zip(before, after, strict=True))
         used = client.children_user + client.children_system
         used -= children.children_user + children.children_system
         return {
             "rate": shown["messages"] / shown["seconds"],
-            "cpu_us": cpu_us,
-            "user_us": cpu_us * user / ticks,
-            "system_us": cpu_us * system / ticks,
+            "cpu_us": cpu_ns / shown["messages"] / 1000,
             "server_busy": cpu_ns / elapsed_ns,
             "client_busy": used / (elapsed_ns / 1e9),
             "waited": waited_ns / elapsed_ns,
@@ -126,8 +147,8 @@ class Wrk(Served):
             **{name: shown[name] or None for name in ("p50_us", "p99_us", "p999_us")},
         }
 
-    def _clocks(self) -> tuple[int, int, int, int]:
-        return (self._server.cpu_ns(), *self._server.cpu_ticks(), self._server.waited_ns())
+    def _clocks(self) -> tuple[int, int]:
+        return self._server.cpu_ns(), self._server.waited_ns()
 
 
 class Worked:

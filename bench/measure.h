@@ -52,26 +52,8 @@ static double percentile_us(double fraction) {
 // The clocks that bound the measured window, all read at its two ends.
 struct instant {
     int64_t wall_ns, client_ns, server_ns;  // CPU time, but the first
-    int64_t server_user_ticks, server_system_ticks;
     int64_t client_waited_ns, server_waited_ns;
 };
-
-// How the kernel has shared the CPU time of `process` out between the program and itself, in its ticks.
-static void read_ticks(pid_t process, struct instant* at) {
-    char path[64], line[1024];
-    snprintf(path, sizeof path, "/proc/%d/stat", (int)process);
-    FILE* file = fopen(path, "r");
-    if (file == NULL)
-        return;
-    const char* name_end = fgets(line, sizeof line, file) ? strrchr(line, ')') : NULL;
-    long long user, system;
-    if (name_end != NULL &&
-        sscanf(name_end, ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lld %lld", &user, &system) == 2) {
-        at->server_user_ticks = user;
-        at->server_system_ticks = system;
-    }
-    fclose(file);
-}
 
 // How long the main thread of `process` could have run, but had no core: the work of others.
 static int64_t waited_ns(pid_t process) {
@@ -100,7 +82,6 @@ static struct instant read_clocks(void) {
         stop_with("the server is gone");
     at.server_ns = clock_ns(clock);
     at.server_waited_ns = waited_ns(measured_server);
-    read_ticks(measured_server, &at);
     return at;
 }
 
@@ -144,19 +125,6 @@ static void report_percentiles(void) {
                percentile_us(0.999));
 }
 
-// The ticks are coarse, but tell the parts; the sum is exact.
-static void report_server(struct instant from, struct instant to, double elapsed_ns) {
-    const double used_ns = (double)(to.server_ns - from.server_ns);
-    const double user = (double)(to.server_user_ticks - from.server_user_ticks);
-    const double system = (double)(to.server_system_ticks - from.server_system_ticks);
-    const double us = used_ns / (double)messages / 1000;
-    printf(", \"server_busy\": %.3f, \"server_waited\": %.3f, \"server_cpu_us\": %.4f", used_ns / elapsed_ns,
-           (double)(to.server_waited_ns - from.server_waited_ns) / elapsed_ns, us);
-    if (user + system > 0)
-        printf(", \"server_user_us\": %.4f, \"server_system_us\": %.4f", us * user / (user + system),
-               us * system / (user + system));
-}
-
 static void report(struct window measured) {
     const struct instant from = measured.from, to = measured.to;
     double elapsed_ns = (double)(to.wall_ns - from.wall_ns);
@@ -167,8 +135,11 @@ static void report(struct window measured) {
     printf(", \"client_busy\": %.3f, \"client_waited\": %.3f",
            (double)(to.client_ns - from.client_ns) / elapsed_ns,
            (double)(to.client_waited_ns - from.client_waited_ns) / elapsed_ns);
+    const double server_ns = (double)(to.server_ns - from.server_ns);
     if (measured_server != 0 && messages > 0)
-        report_server(from, to, elapsed_ns);
+        printf(", \"server_busy\": %.3f, \"server_waited\": %.3f, \"server_cpu_us\": %.4f",
+               server_ns / elapsed_ns, (double)(to.server_waited_ns - from.server_waited_ns) / elapsed_ns,
+               server_ns / (double)messages / 1000);
     printf("}\n");
 }
 

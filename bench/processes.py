@@ -112,6 +112,7 @@ class Program:
 
     def _end(self) -> None:
         self._process.terminate()
+        self.resume()
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:
@@ -121,6 +122,13 @@ class Program:
             self._process.stdout.close()
         if self.address.startswith("/"):
             Path(self.address).unlink(missing_ok=True)
+
+    def pause(self) -> None:
+        """Let it do nothing at all, until it is resumed: it is not its turn."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
 
     def complaint(self) -> str:
         """Return the last line that the server wrote to its standard error."""
