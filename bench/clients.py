@@ -62,3 +62,4 @@ def asyncpg(loop: Loop, watch: Stopwatch, address: str, count: str = "1") -> Non
 
 
 ADDRESSED = {"redis": redis, "asyncpg": asyncpg}
+NEEDS = {"redis": "redis.asyncio", "asyncpg": "asyncpg"}  # who lacks these cannot do the row

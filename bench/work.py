@@ -9,6 +9,7 @@ that long. So it is started once and measured in turn with others, and none inhe
 
 import argparse
 import functools
+import importlib
 import json
 import sys
 from collections.abc import Callable
@@ -50,6 +51,8 @@ def main() -> None:
     if arguments.row in micro.LOOPLESS:
         return answer(functools.partial(micro.LOOPLESS[arguments.row], make))
     row = {**PLAIN, **ADDRESSED}[arguments.row]
+    if arguments.row in clients.NEEDS:
+        importlib.import_module(clients.NEEDS[arguments.row])
     loop = make()
     given = [arguments.address] if arguments.row in ADDRESSED else []
     answer(lambda watch: row(loop, watch, *given, *arguments.arguments))
