@@ -28,7 +28,11 @@ from stopwatch import BATCH, Stopwatch
 Loop = asyncio.AbstractEventLoop
 
 
-def nothing(*_: object) -> None:
+def nothing() -> None:
+    pass
+
+
+def nothing_of_two(_: object, __: object) -> None:
     pass
 
 
@@ -61,7 +65,7 @@ def call_soon(loop: Loop, watch: Stopwatch) -> None:
 def call_soon_2(loop: Loop, watch: Stopwatch) -> None:
     def batch() -> None:
         for _ in range(BATCH):
-            loop.call_soon(nothing, loop, watch)
+            loop.call_soon(nothing_of_two, loop, watch)
 
     turn_by_turn(loop, watch, batch)
 

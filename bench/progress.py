@@ -24,10 +24,8 @@ class Progress:
 
             self._bar = rich.Progress(
                 rich.TextColumn("{task.description}"),
-                rich.BarColumn(),
-                rich.TextColumn("{task.percentage:3.0f} %"),
-                rich.TimeElapsedColumn(),
-                rich.TextColumn("of which left:"),
+                rich.BarColumn(bar_width=16),
+                rich.TextColumn("{task.percentage:3.0f} %, left:"),
                 rich.TimeRemainingColumn(),
                 console=Console(stderr=True),
                 speed_estimate_period=600,
@@ -56,7 +54,7 @@ class Progress:
         """Of the row that has begun, this part is done."""
         if self._bar is not None:
             text = f"{self._done + 1}/{self._rows} {self._name}: {what}"
-            self._bar.update(self._task, description=f"{text:48}", completed=self._done + part)
+            self._bar.update(self._task, description=f"{text:44}", completed=self._done + part)
 
     def end(self, said: str) -> None:
         """The row is over, and this is what it has shown."""

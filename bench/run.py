@@ -25,7 +25,7 @@ from contestants import Place
 from processes import two_cores
 from progress import Progress
 
-ROUNDS, SECONDS = 11, 0.5
+ROUNDS, SECONDS = 9, 0.4
 QUICK_SECONDS, QUICK_MINUTES = 0.2, 5.0
 
 
@@ -73,7 +73,8 @@ def parse(arguments: list[str] | None = None) -> Plan:
     except ValueError as error:
         parser.error(str(error))
     names = asked.contenders.split(",") if asked.contenders else loops.CONTENDERS
-    if unknown := set(names) - set(loops.CONTENDERS):
+    interpreters = pythons(asked.python)
+    if unknown := {*names, *interpreters} - set(loops.CONTENDERS):
         parser.error(f"no contender is called {', '.join(sorted(unknown))}")
     if asked.resume and not asked.json:
         parser.error("--resume needs --json, to know what is there")
@@ -81,7 +82,7 @@ def parse(arguments: list[str] | None = None) -> Plan:
     plan = Plan(
         rows=chosen,
         contenders=[c for c in loops.CONTENDERS if c in names],
-        pythons=pythons(asked.python),
+        pythons=interpreters,
         rounds=asked.rounds or ROUNDS,
         seconds=asked.seconds or (QUICK_SECONDS if asked.quick else SECONDS),
         minutes=minutes,
@@ -96,14 +97,9 @@ def parse(arguments: list[str] | None = None) -> Plan:
 
 def pythons(asked: list[str]) -> dict[str, str]:
     """The interpreter of each contender: one that is asked for by name wins."""
-    found = dict.fromkeys(loops.CONTENDERS, sys.executable)
-    named = [each.partition("=") for each in asked]
-    for contender, equals, path in sorted(named, key=lambda each: bool(each[1])):
-        if equals:
-            found[contender] = path
-        else:
-            found = dict.fromkeys(loops.CONTENDERS, contender)
-    return found
+    named = dict(each.split("=", 1) for each in asked if "=" in each)
+    default = next((each for each in reversed(asked) if "=" not in each), sys.executable)
+    return dict.fromkeys(loops.CONTENDERS, default) | named
 
 
 def start(plan: Plan, place: Place) -> samples.Run:
@@ -140,15 +136,9 @@ def introduce(run: samples.Run, plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
-    plan = parse()
-    server_core, client_core = two_cores()
-    place = Place(server_core, client_core, plan.pythons)
-    for name in ("floor", "load"):
-        native.program(name)
+def measure(plan: Plan, place: Place) -> samples.Run:
     run = start(plan, place)
     deadline = time.monotonic() + plan.minutes * 60 if plan.minutes else None
-
     wanted = [row for row in plan.rows if not (plan.resume and run.of(row.name))]
     with Progress(len(wanted)) as progress:
         progress.say(introduce(run, plan))
@@ -165,6 +155,19 @@ def main() -> int:
             if plan.json:
                 run.write(plan.json)
             progress.end(report.table(run, row))
+    return run
+
+
+def main() -> int:
+    plan = parse()
+    server_core, client_core = two_cores()
+    for name in ("floor", "load"):
+        native.program(name)
+    try:
+        run = measure(plan, Place(server_core, client_core, plan.pythons))
+    except KeyboardInterrupt:
+        print("broken off; --resume goes on with the rows that are not kept yet")
+        return 130
     print(report.verdicts(run))
     if plan.png:
         import chart
