@@ -130,10 +130,11 @@ def context() -> ssl.SSLContext:
 
 
 async def serve(protocol: Factory, secure: ssl.SSLContext | None = None) -> None:
+    # Not all loops' servers can be entered with `async with`, and rloop's serve_forever() stops listening.
     loop = asyncio.get_running_loop()
-    async with await loop.create_server(protocol, HOST, 0, backlog=BACKLOG, ssl=secure) as server:
-        announce(server)
-        await loop.create_future()  # for ever: rloop's serve_forever() stops listening
+    server = await loop.create_server(protocol, HOST, 0, backlog=BACKLOG, ssl=secure)
+    announce(server)
+    await loop.create_future()  # for ever
 
 
 async def echo() -> None:
@@ -162,9 +163,9 @@ async def narrow() -> None:
     with socket.create_server((HOST, 0), backlog=BACKLOG) as listener:
         # What is accepted has the listener's buffer.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, NARROW_BYTES)
-        async with await loop.create_server(pieces, sock=listener, backlog=BACKLOG) as server:
-            announce(server)
-            await loop.create_future()
+        server = await loop.create_server(pieces, sock=listener, backlog=BACKLOG)
+        announce(server)
+        await loop.create_future()
 
 
 async def sink() -> None:
@@ -182,9 +183,10 @@ async def tls_bulk() -> None:
 async def unix() -> None:
     loop = asyncio.get_running_loop()
     path = f"{tempfile.gettempdir()}/zloop-bench-{os.getpid()}"  # who started us removes it
-    async with await loop.create_unix_server(Echo, path, backlog=BACKLOG):
-        print("path", path, flush=True)
-        await loop.create_future()
+    server = await loop.create_unix_server(Echo, path, backlog=BACKLOG)
+    print("path", path, flush=True)
+    await loop.create_future()
+    server.close()  # it is kept until here
 
 
 async def busy() -> None:
@@ -200,17 +202,15 @@ async def threads(make: loops.Factory) -> None:
     async def share(port: int) -> None:
         loop = asyncio.get_running_loop()
         # The kernel deals the connections out to those that listen on a port.
-        async with await loop.create_server(
-            Echo, HOST, port, backlog=BACKLOG, reuse_port=True
-        ) as server:
-            if port:
-                listening.set()
-            else:
-                found = server.sockets[0].getsockname()[1]
-                threading.Thread(target=run, args=[found], daemon=True).start()
-                await asyncio.to_thread(listening.wait, 10)
-                announce(server)
-            await loop.create_future()
+        server = await loop.create_server(Echo, HOST, port, backlog=BACKLOG, reuse_port=True)
+        if port:
+            listening.set()
+        else:
+            found = server.sockets[0].getsockname()[1]
+            threading.Thread(target=run, args=[found], daemon=True).start()
+            await asyncio.to_thread(listening.wait, 10)
+            announce(server)
+        await loop.create_future()
 
     def run(port: int) -> None:
         with asyncio.Runner(loop_factory=make) as runner:
@@ -238,9 +238,9 @@ async def streams() -> None:
         finally:
             writer.close()
 
-    async with await asyncio.start_server(answer, HOST, 0, backlog=BACKLOG) as server:
-        announce(server)
-        await asyncio.get_running_loop().create_future()
+    server = await asyncio.start_server(answer, HOST, 0, backlog=BACKLOG)
+    announce(server)
+    await asyncio.get_running_loop().create_future()
 
 
 async def sock() -> None:
