@@ -46,7 +46,7 @@ def changes(
     old: Run, new: Run, contenders: list[str], figures: list[str] | None, against: str | None
 ) -> Iterator[Change]:
     """What both runs have measured. Without figures, each row's main one and the CPU time."""
-    for row in old.rows.keys() & new.rows.keys():
+    for row in [row for row in new.rows if row in old.rows]:
         asked = figures or list(dict.fromkeys([new.rows[row]["main"], "cpu_us"]))
         for contender in contenders:
             for figure in asked:
@@ -89,8 +89,9 @@ def heading(old: Run, new: Run) -> Iterator[str]:
             about.get(fact, "") for fact in ("date", "commit", "python", "system", "processor")
         ]
         yield f"{name}: {', '.join(filter(None, facts))}, load {about['load_before']:.1f}"
-    for row in old.rows.keys() ^ new.rows.keys():
-        yield f"only {'old' if row in old.rows else 'new'} has {row}"
+    for name, run, other in (("old", old, new), ("new", new, old)):
+        if alone := [row for row in run.rows if row not in other.rows]:
+            yield f"only {name} has {', '.join(alone)}"
 
 
 def main() -> int:
