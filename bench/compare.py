@@ -5,8 +5,9 @@
 
 A gain is new to old, turned so that more is better: 1.10 is a tenth faster, or a tenth less CPU time.
 Around it stand the worst and the best that the quartiles of both runs allow. Only where these are on
-one side of 1 does a row count as worse or better. With --against each figure is first divided by that
-contender's of the same round: what two machines, or two days, have in common then falls out.
+one side of 1, after three rounds or more, does a row count as worse or better. With --against each
+figure is first divided by that contender's of the same round: what two machines, or two days, have
+in common then falls out.
 """
 
 import argparse
@@ -18,6 +19,8 @@ from pathlib import Path
 import loops
 from samples import FIGURES, MORE_IS_BETTER, Run, Spread, ratios, read, spread, values
 
+ENOUGH_ROUNDS = 3  # for quartiles that say anything
+
 
 @dataclass(frozen=True)
 class Change:
@@ -26,6 +29,7 @@ class Change:
     figure: str
     old: Spread
     new: Spread
+    rounds: int  # of the shorter run
 
     @property
     def gain(self) -> Spread:
@@ -37,6 +41,8 @@ class Change:
 
     @property
     def verdict(self) -> str:
+        if self.rounds < ENOUGH_ROUNDS:
+            return ""
         if self.gain.high < 1:
             return "worse"
         return "better" if self.gain.low > 1 else ""
@@ -54,7 +60,12 @@ def changes(
                     _figure(run, row, contender, figure, against) for run in (old, new)
                 )
                 if before and after and min(*before, *after) > 0:
-                    yield Change(row, contender, figure, before, after)
+                    rounds = min(_rounds(run, row, contender, figure) for run in (old, new))
+                    yield Change(row, contender, figure, before, after, rounds)
+
+
+def _rounds(run: Run, row: str, contender: str, figure: str) -> int:
+    return len(values(run.of(row), row, contender, figure))
 
 
 def _figure(run: Run, row: str, contender: str, figure: str, against: str | None) -> Spread | None:

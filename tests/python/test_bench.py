@@ -109,6 +109,16 @@ def test_a_change_within_the_quartiles_is_none(tmp_path: Path) -> None:
     assert change.gain.middle == pytest.approx(0.95)
 
 
+def test_of_one_round_nothing_is_said(tmp_path: Path) -> None:
+    old = samples.read(kept(tmp_path / "old.json", [100.0], [50.0]))
+    new = samples.read(kept(tmp_path / "new.json", [50.0], [50.0]))
+
+    (change,) = compare.changes(old, new, ["zloop"], ["rate"], None)
+
+    assert change.gain.middle == 0.5
+    assert change.verdict == ""
+
+
 def test_against_another_what_both_machines_share_falls_out(tmp_path: Path) -> None:
     old = samples.read(kept(tmp_path / "old.json", [100.0, 100.0], [50.0, 50.0]))
     new = samples.read(kept(tmp_path / "new.json", [200.0, 200.0], [100.0, 100.0]))
