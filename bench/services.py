@@ -61,11 +61,16 @@ def running(
 ) -> Iterator[subprocess.Popen[str]]:
     """A service from when it takes connections until it has ended, by its own process id."""
     with tempfile.TemporaryFile("w+") as said:
+
+        def complaint() -> str:
+            said.seek(0)
+            return last_line(said.read())
+
         process = subprocess.Popen(
             command, stdout=said, stderr=said, text=True, preexec_fn=prepare(core), user=user
         )
         try:
-            _wait_for(port, process, lambda: (said.seek(0), last_line(said.read()))[1])
+            _wait_for(port, process, complaint)
             yield process
         finally:
             process.send_signal(signal.SIGINT)  # to PostgreSQL: at once, but in order
