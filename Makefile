@@ -6,6 +6,7 @@ ADDRESS ?= 127.0.0.1
 PORT ?= 8000
 FUZZ_SECONDS ?= 600
 FUZZ_CONNECTIONS ?= 10000
+BENCH ?=  # more arguments of bench/run.py, which says them with --help
 CHECKS ?=  # of make test: a few of those in tools/test; what is quick, when empty
 
 version := $(shell $(PYTHON) -c 'import platform, sys; print(platform.python_version() + sys.abiflags)')
@@ -82,11 +83,15 @@ coverage: $(venv)/requirements  ## lines that no test runs; bars: headers 95 %, 
 	exit $$status
 
 .PHONY: bench
-bench: $(bench)/zloop  ## zloop beside its peers and a raw epoll server: about 40 minutes
-	$(bench)/bin/python bench/run.py --json build/bench/run.json --png build/bench/run.png
+bench: $(bench)/zloop  ## zloop beside its peers and a raw epoll server, all rows: about two hours
+	$(bench)/bin/python bench/run.py --json build/bench/run.json --png build/bench/run.png $(BENCH)
 	$(bench)/bin/python bench/memory.py --json build/bench/run.json
 	$(bench)/bin/python bench/leak.py --loop zloop
 	$(bench)/bin/python bench/idle.py --loop zloop
+
+.PHONY: bench-quick
+bench-quick: $(bench)/zloop  ## the rows that matter most, in 5 minutes; BENCH='--rows tls-*' for others
+	$(bench)/bin/python bench/run.py --quick --json build/bench/quick.json $(BENCH)
 
 .PHONY: bench-cpp
 bench-cpp:  ## the C++ library beside asio and a raw epoll server: about 5 minutes

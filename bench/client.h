@@ -17,6 +17,7 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -98,6 +99,21 @@ static inline int open_connection(uint16_t port, uint64_t index, int type) {
     struct sockaddr_in to = loopback(1, port);
     if (bind(fd, (struct sockaddr*)&from, sizeof from) == 0 &&
         (connect(fd, (struct sockaddr*)&to, sizeof to) == 0 || errno == EINPROGRESS))
+        return fd;
+    int error = errno;
+    close(fd);
+    errno = error;
+    return -1;
+}
+
+// As open_connection, over a Unix socket.
+static inline int open_unix(const char* path, int type) {
+    int fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return -1;
+    struct sockaddr_un to = {.sun_family = AF_UNIX};
+    snprintf(to.sun_path, sizeof to.sun_path, "%s", path);
+    if (connect(fd, (struct sockaddr*)&to, sizeof to) == 0)
         return fd;
     int error = errno;
     close(fd);

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import native
-from micro import nothing
+from micro import nothing, nothing_awaited
 from servers import Echo, EchoDatagrams, EchoInParts
 
 HERE = Path(__file__).resolve().parent
@@ -50,10 +50,6 @@ ROWS: dict[str, Row] = {}
 def row(function: Row) -> Row:
     ROWS[function.__name__] = function
     return function
-
-
-async def nothing_awaited() -> None:
-    pass
 
 
 @row

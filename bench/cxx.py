@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import modes
+import contestants
 import native
 from memory import bytes_per_connection
 from processes import Failure, Program, output_of, two_cores
@@ -88,8 +88,8 @@ def echo(rounds: int, seconds: float) -> None:
                 f"--connections={connections}",
                 str(server.port),
             ]
-            command += [f"--seconds={seconds}", f"--warmup={modes.WARMUP_SECONDS}"]
-            shown = json.loads(output_of(command, cores[1], seconds + modes.PATIENCE_SECONDS))
+            command += [f"--seconds={seconds}", f"--warmup={contestants.WARMUP_SECONDS}"]
+            shown = json.loads(output_of(command, cores[1], seconds + contestants.PATIENCE_SECONDS))
         if shown["errors"] or not shown["messages"]:
             raise Failure(f"{name}: {shown['errors']} errors, {shown['messages']} messages")
         return float(shown["messages_per_second"])

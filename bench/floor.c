@@ -11,7 +11,10 @@
 // `floor datagram` echoes UDP: what is there is received in one call, and sent back in one; a message that
 // the kernel has no room for is lost, as it may be on the way.
 //
-// Prints `port N` once it listens on 127.0.0.1. SIGTERM ends it.
+// `floor unix` is the echo over a Unix socket, `floor source` sends for as long as the peer takes it,
+// `floor narrow` does that through a buffer of 64 KiB, and `floor sink` takes whatever comes.
+//
+// Prints `port N`, or `path NAME`, once it listens on 127.0.0.1. SIGTERM ends it.
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -23,6 +26,7 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 // With 64 KiB an echo of 100 KiB costs a third more CPU; smaller messages do not mind the size.
@@ -38,6 +42,8 @@ struct connection {
 };
 
 static char scratch[buffer_bytes];
+static enum { echoes, sends, takes } task;
+static int send_buffer_bytes;  // 0: the kernel's choice
 
 _Noreturn static void die(const char* what) {
     perror(what);
@@ -81,8 +87,17 @@ static bool echo(struct connection* c, size_t size) {
     return flush(c);  // a short send is no EAGAIN: only that one promises another edge
 }
 
+// Sends until the socket takes no more. False: the peer is gone.
+static bool fill(const struct connection* c) {
+    while (send(c->fd, scratch, sizeof scratch, MSG_NOSIGNAL) > 0)
+        continue;
+    return errno == EAGAIN;
+}
+
 // Moves bytes until the socket has none, or takes none. False: the connection has ended.
 static bool serve(struct connection* c, uint32_t events) {
+    if (task == sends)
+        return (events & (EPOLLHUP | EPOLLERR)) == 0 && fill(c);
     const bool ending = events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR);
     if (c->unsent != NULL && !flush(c))
         return false;
@@ -92,7 +107,7 @@ static bool serve(struct connection* c, uint32_t events) {
             return false;
         if (n < 0)
             return errno == EAGAIN;
-        if (!echo(c, (size_t)n))
+        if (task == echoes && !echo(c, (size_t)n))
             return false;
         if (n < (ssize_t)sizeof scratch && !ending && c->unsent == NULL)
             return true;
@@ -127,10 +142,24 @@ static int listen_on_loopback(int type) {
     };
     socklen_t size = sizeof address;
     if (listener < 0 || bind(listener, (struct sockaddr*)&address, size) < 0 ||
+        (send_buffer_bytes > 0 &&
+         setsockopt(listener, SOL_SOCKET, SO_SNDBUF, &send_buffer_bytes, sizeof send_buffer_bytes) < 0) ||
         (type == SOCK_STREAM && listen(listener, backlog) < 0) ||
         getsockname(listener, (struct sockaddr*)&address, &size) < 0)
         die("listen");
     printf("port %d\n", ntohs(address.sin_port));
+    fflush(stdout);
+    return listener;
+}
+
+static int listen_on_path(void) {
+    int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    snprintf(address.sun_path, sizeof address.sun_path, "/tmp/zloop-bench-%d", (int)getpid());
+    if (listener < 0 || bind(listener, (struct sockaddr*)&address, sizeof address) < 0 ||
+        listen(listener, backlog) < 0)
+        die("listen");
+    printf("path %s\n", address.sun_path);
     fflush(stdout);
     return listener;
 }
@@ -170,8 +199,13 @@ int main(int argc, char** argv) {
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
 
-    const bool datagrams = argc > 1 && strcmp(argv[1], "datagram") == 0;
-    int listener = listen_on_loopback(datagrams ? SOCK_DGRAM : SOCK_STREAM);
+    const char* kind = argc > 1 ? argv[1] : "echo";
+    const bool datagrams = strcmp(kind, "datagram") == 0;
+    const bool narrow = strcmp(kind, "narrow") == 0;
+    task = narrow || strcmp(kind, "source") == 0 ? sends : strcmp(kind, "sink") == 0 ? takes : echoes;
+    send_buffer_bytes = narrow ? 64 * 1024 : 0;
+    int listener = strcmp(kind, "unix") == 0 ? listen_on_path()
+                                             : listen_on_loopback(datagrams ? SOCK_DGRAM : SOCK_STREAM);
     int epoll = epoll_create1(EPOLL_CLOEXEC);
     if (datagrams)
         serve_datagrams(epoll, listener);

@@ -1,4 +1,4 @@
-"""The event loops that are compared, by name.
+"""The contenders, by name: the event loops that are compared, and the C program beside them.
 
 Run as a program (`python bench/loops.py uvloop`) it makes that loop work once and prints its
 version. The other tools do so in a child process first: a peer that is not installed, or breaks,
@@ -15,22 +15,36 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-FLOOR = "floor"  # the C program: it serves echo and nothing else
+Factory = Callable[[], asyncio.AbstractEventLoop]
+
+FLOOR = "floor"  # the C program on bare epoll: it serves some of the rows
 BEFORE = "before"  # zloop as it was: an installation in the folder that ZLOOP_BEFORE names
-LOOPS = ["asyncio", "rloop", "blazio", "zuvloop", "uvloop", "zloop"]
+SUBJECTS = ["zloop", "zloop-uring"]  # zloop on epoll, and on io_uring
+PEERS = ["rloop", "rsloop", "blazio", "zuvloop", "aiofastnet", "uvloop"]
+# zloop stands between those that its bars refer to: in a rotation they stay its neighbours.
+LOOPS = ["asyncio", *PEERS, *SUBJECTS]
 if "ZLOOP_BEFORE" in os.environ:
     LOOPS.append(BEFORE)
+CONTENDERS = [*LOOPS, FLOOR]
 
 
-def factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
+def factory(name: str) -> Factory:
     """Return what makes a loop of that name; ImportError when it is not installed."""
     if name not in LOOPS:
         raise ValueError(f"no loop is called {name!r}; there are {', '.join(LOOPS)}")
     if name == BEFORE:
         sys.path.insert(0, os.environ["ZLOOP_BEFORE"])
-        name = "zloop"
-    make: Callable[[], asyncio.AbstractEventLoop] = importlib.import_module(name).new_event_loop
+    if name == "aiofastnet":  # transports for another's loop
+        patched: Factory = importlib.import_module(name).loop_factory(factory("uvloop"))
+        return patched
+    make: Factory = importlib.import_module(_package(name)).new_event_loop
+    if name in SUBJECTS:
+        os.environ["ZLOOP_BACKEND"] = "io_uring" if name == "zloop-uring" else "epoll"
     return make
+
+
+def _package(name: str) -> str:
+    return "zloop" if name in (*SUBJECTS, BEFORE) else name
 
 
 def version(name: str) -> str:
@@ -39,14 +53,26 @@ def version(name: str) -> str:
     if name == "asyncio":
         return platform.python_version()
     try:
-        return importlib.metadata.version(name)
+        found = importlib.metadata.version(_package(name))
     except importlib.metadata.PackageNotFoundError:
         return "not an installed package"  # found on the path
+    return f"{found} on uvloop {version('uvloop')}" if name == "aiofastnet" else found
 
 
-def probe(name: str) -> tuple[str | None, str]:
-    """Return (version, "") of a loop that works here, or (None, why not)."""
-    command = [sys.executable, str(Path(__file__).resolve()), name]
+def check(name: str) -> None:
+    """Make the loop work once; an exception says what is wrong with it."""
+    with asyncio.Runner(loop_factory=factory(name)) as runner:
+        runner.run(asyncio.sleep(0))
+        backend = getattr(runner.get_loop(), "backend", "")
+    if name in SUBJECTS and backend != os.environ["ZLOOP_BACKEND"]:
+        raise RuntimeError(f"it runs on {backend} here")
+
+
+def probe(name: str, python: str = sys.executable) -> tuple[str | None, str]:
+    """Return (version, "") of a contender that works here, or (None, why not)."""
+    if name == FLOOR:
+        return "C", ""
+    command = [python, str(Path(__file__).resolve()), name]
     try:
         child = subprocess.run(command, capture_output=True, text=True, timeout=30)
     except subprocess.TimeoutExpired:
@@ -58,6 +84,5 @@ def probe(name: str) -> tuple[str | None, str]:
 
 
 if __name__ == "__main__":
-    with asyncio.Runner(loop_factory=factory(sys.argv[1])) as runner:
-        runner.run(asyncio.sleep(0))
+    check(sys.argv[1])
     print(version(sys.argv[1]))

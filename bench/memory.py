@@ -8,13 +8,13 @@ for every loop.
 """
 
 import argparse
-import json
 import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import loops
+import samples
 from processes import Crowd, Failure, Server
 
 
@@ -101,8 +101,9 @@ def main() -> int:
         asked, weights[name] = bool(arguments.loop), {}
         holds = weigh(kind, chosen, count, arguments.rounds, asked, weights[name]) and holds
     if arguments.json:
-        result = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
-        arguments.json.write_text(json.dumps(result | {"memory": weights}, indent=1) + "\n")
+        run = samples.read(arguments.json)
+        run.memory = weights
+        run.write(arguments.json)
     return 0 if holds else 1
 
 

@@ -26,7 +26,11 @@ def program(name: str) -> str:
     fresh = BUILD / f"{name}.{os.getpid()}"  # another run may be executing the old one
     compiler = shlex.split(os.environ.get("CC", "cc"))
     libraries = LIBRARIES.get(name, [])
-    subprocess.run([*compiler, *FLAGS, str(sources[0]), *libraries, "-o", str(fresh)], check=True)
+    command = [*compiler, *FLAGS, str(sources[0]), *libraries, "-o", str(fresh)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        errors = [line for line in done.stderr.splitlines() if "error" in line]
+        raise OSError(f"{name}.c does not compile: {(errors or [done.stderr.strip()])[0]}")
     fresh.replace(target)
     return str(target)
 

@@ -4,6 +4,7 @@ One that cannot be installed is reported and left out: the benchmarks then name 
 the exit status is 0 whatever happened; run.py says what is missing where it matters.
 """
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,8 +22,15 @@ def install(requirement: str) -> str:
         return f"absent: not installed within {TIMEOUT_SECONDS} s"
     if pip.returncode == 0:
         return "not for this Python" if "Ignoring " in pip.stdout else "installed"
-    errors = [line for line in pip.stderr.splitlines() if line.startswith("ERROR: ")]
-    return f"absent: {errors[-1].removeprefix('ERROR: ') if errors else 'pip failed'}"
+    return f"absent: {reason(pip.stderr)}"
+
+
+def reason(said: str) -> str:
+    """What pip says is wrong, or what the build says, of which pip says only that it failed."""
+    lines = [line.strip() for line in said.splitlines()]
+    own = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    built = [line for line in lines if re.search(r"not installed|not found|requires", line)]
+    return (own or built or ["pip failed"])[-1]
 
 
 def main() -> None:

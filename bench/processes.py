@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 import loops
 import native
@@ -68,21 +69,18 @@ def output_of(command: list[str], core: int | None, timeout: float) -> str:
     return done.stdout
 
 
-class Server:
-    """A server process; `with` starts and ends it."""
+class Program:
+    """A server that is a program, in an environment; `with` starts and ends it."""
 
-    def __init__(self, loop: str, mode: str, core: int | None = None) -> None:
-        if loop == loops.FLOOR and mode.startswith("tls_"):
-            self._command = [native.program("tls_floor"), mode, native.certificate()]
-        elif loop == loops.FLOOR:
-            self._command = [native.program("floor"), mode]
-        else:
-            self._command = [sys.executable, str(HERE / "servers.py"), loop, mode]
-        self._core = core
-        self._environment: dict[str, str] = {}
-        self.port = 0
+    def __init__(self, command: list[str], core: int | None = None, **environment: str) -> None:
+        self._command, self._core, self._environment = command, core, environment
+        self.address = ""  # a port, or the path of a Unix socket
 
-    def __enter__(self) -> "Server":
+    @property
+    def port(self) -> int:
+        return int(self.address)
+
+    def __enter__(self) -> Self:
         self._stderr = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
             self._command,
@@ -97,10 +95,10 @@ class Server:
         assert stdout is not None
         readable, _, _ = select.select([stdout], [], [], 30)
         words = stdout.readline().split() if readable else []
-        if words[:1] != ["port"]:
+        if words[:1] not in (["port"], ["path"]):
             self._end()
             raise Failure(self.complaint() or "the server did not start")
-        self.port = int(words[1])
+        self.address = words[1]
         return self
 
     def __exit__(
@@ -114,6 +112,7 @@ class Server:
 
     def _end(self) -> None:
         self._process.terminate()
+        self.resume()
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:
@@ -121,6 +120,15 @@ class Server:
             self._process.wait()
         if self._process.stdout:
             self._process.stdout.close()
+        if self.address.startswith("/"):
+            Path(self.address).unlink(missing_ok=True)
+
+    def pause(self) -> None:
+        """Let it do nothing at all, until it is resumed: it is not its turn."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
 
     def complaint(self) -> str:
         """Return the last line that the server wrote to its standard error."""
@@ -134,6 +142,15 @@ class Server:
 
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def cpu_ticks(self) -> tuple[int, int]:
+        """Return how the kernel shares that out between user and system code, in its coarse ticks."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]), int(fields[12])
+
+    def waited_ns(self) -> int:
+        """Return how long the main thread could have run, but had no core."""
+        return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1])
 
     def cpu_ns(self) -> int:
         """Return the CPU time of all threads: the clock of clock_getcpuclockid(3), in ns."""
@@ -163,19 +180,26 @@ class Server:
         raise Failure("the server does not come to rest")
 
 
-class Program(Server):
-    """A server that is a program, in an environment."""
+class Server(Program):
+    """A server on a contender's loop, or the floor's; `what` names it and its arguments."""
 
-    def __init__(self, command: list[str], core: int | None = None, **environment: str) -> None:
-        self._command, self._core, self._environment = command, core, environment
-        self.port = 0
+    def __init__(
+        self, loop: str, what: str, core: int | None = None, python: str = sys.executable
+    ) -> None:
+        if loop != loops.FLOOR:
+            command = [python, str(HERE / "serve.py"), loop, *what.split()]
+        elif what.startswith("tls_"):
+            command = [native.program("tls_floor"), what, native.certificate()]
+        else:
+            command = [native.program("floor"), what]
+        super().__init__(command, core)
 
 
 class Crowd:
     """Connections that are open and silent for as long as `with` lasts."""
 
     def __init__(
-        self, server: Server, count: int, core: int | None = None, program: str = "crowd"
+        self, server: Program, count: int, core: int | None = None, program: str = "crowd"
     ) -> None:
         self._server, self._count, self._core, self._program = server, count, core, program
 

@@ -1,191 +1,180 @@
-"""Measures every event loop and the raw epoll floor in one interleaved run.
+"""Measures every event loop and the raw epoll floor, row by row, interleaved.
 
-For each mode there are some rounds, and in each round every contender has one turn, in processes
-of its own. The order rotates by one from round to round, so nobody is always first, or always
-behind the same neighbour's heat. Losses are printed like wins, and who is absent is printed with
-the reason.
+In each row every contender is started once, and then measured in turn, in many short rounds. The
+order rotates by one from round to round, so nobody is always first, or always behind the same
+neighbour's heat. Losses are printed like wins, and who is absent is printed with the reason. The
+file that --json names is written after each row.
 """
 
 import argparse
-import datetime
-import fnmatch
-import json
 import os
-import platform
-import ssl
-import subprocess
 import sys
-from dataclasses import asdict
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
+import bars
+import contest
 import loops
-import modes
+import machine
 import native
 import report
+import rows
+import samples
+from contestants import Place
 from processes import two_cores
+from progress import Progress
 
-# zloop stands between the two that its bars refer to: in a rotation they stay its neighbours.
-CONTENDERS = [*loops.LOOPS, loops.FLOOR]
-QUICK_MODES = "echo-1KiB-1,echo-1KiB-64,streams-1KiB-64,tls-*,uvicorn-*,call_soon,call_later_cancel"
-START_SECONDS = 0.5  # what a process costs beside its measurement, to tell how long a run takes
+ROUNDS, SECONDS = 9, 0.4
+QUICK_SECONDS, QUICK_MINUTES = 0.2, 5.0
 
 
-def parse() -> argparse.Namespace:
+@dataclass(frozen=True)
+class Plan:
+    rows: list[rows.Row]
+    contenders: list[str]
+    pythons: dict[str, str]
+    rounds: int
+    seconds: float
+    minutes: float | None
+    json: Path | None
+    resume: bool
+    png: str | None
+
+
+def parse(arguments: list[str] | None = None) -> Plan:
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").splitlines()[0],
-        epilog="modes: " + ", ".join(mode.name for mode in modes.MODES),
+        epilog="rows: " + ", ".join(row.name for row in rows.ROWS),
     )
-    parser.add_argument("--modes", help="names or patterns, with commas: 'echo-*-64,call_*'")
-    parser.add_argument("--contenders", help="names, with commas: " + ",".join(CONTENDERS))
-    parser.add_argument("--rounds", type=int, help="default: 5")
-    parser.add_argument("--seconds", type=float, help="of each measurement; default: 2")
-    parser.add_argument("--quick", action="store_true", help="few modes, 2 rounds of half a second")
-    parser.add_argument(
-        "--json", metavar="PATH", help="write every sample, the machine and the versions"
+    add = parser.add_argument
+    add("--rows", help="names or patterns, with commas: 'echo-*-64,call_*'; default: all")
+    add("--quick", action="store_true", help=f"some rows, within {QUICK_MINUTES:g} minutes")
+    add("--contenders", help="names, with commas: " + ",".join(loops.CONTENDERS))
+    add("--rounds", type=int, help=f"of each row, at most; default: {ROUNDS}")
+    add("--seconds", type=float, help=f"of each measurement, at most 1; default: {SECONDS:g}")
+    add("--minutes", type=float, help="for all: rows have as many rounds as fit, but one at least")
+    add("--json", metavar="PATH", type=Path, help="keep all samples, the machine, the versions")
+    add("--resume", action="store_true", help="keep the rows that are in that file, add the others")
+    add(
+        "--python",
+        metavar="[CONTENDER=]PATH",
+        action="append",
+        default=[],
+        help="the interpreter of the contenders, or of one; default: this one",
     )
-    parser.add_argument("--png", metavar="PATH", help="draw a chart (needs matplotlib)")
-    arguments = parser.parse_args()
+    add("--png", metavar="PATH", help="draw a chart (needs matplotlib)")
+    asked = parser.parse_args(arguments)
 
-    arguments.rounds = arguments.rounds or (2 if arguments.quick else 5)
-    arguments.seconds = arguments.seconds or (0.5 if arguments.quick else 2.0)
-    if arguments.rounds < 1 or not 0.05 <= arguments.seconds <= 600:
-        parser.error("there must be a round, of 0.05 to 600 seconds")
-    patterns = (arguments.modes or (QUICK_MODES if arguments.quick else "*")).split(",")
-    for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(mode.name, pattern) for mode in modes.MODES):
-            parser.error(f"no mode is called {pattern!r}")
-    arguments.modes = [
-        mode
-        for mode in modes.MODES
-        if any(fnmatch.fnmatchcase(mode.name, pattern) for pattern in patterns)
-    ]
-    chosen = arguments.contenders.split(",") if arguments.contenders else CONTENDERS
-    if unknown := set(chosen) - set(CONTENDERS):
+    try:
+        chosen = rows.chosen(asked.rows or "*")
+        if asked.quick and not asked.rows:
+            chosen = [row for row in chosen if row.quick]
+    except ValueError as error:
+        parser.error(str(error))
+    names = asked.contenders.split(",") if asked.contenders else loops.CONTENDERS
+    interpreters = pythons(asked.python)
+    if unknown := {*names, *interpreters} - set(loops.CONTENDERS):
         parser.error(f"no contender is called {', '.join(sorted(unknown))}")
-    arguments.contenders = [c for c in CONTENDERS if c in chosen]
-    return arguments
+    if asked.resume and not asked.json:
+        parser.error("--resume needs --json, to know what is there")
+    minutes = asked.minutes or (QUICK_MINUTES if asked.quick else None)
+    plan = Plan(
+        rows=chosen,
+        contenders=[c for c in loops.CONTENDERS if c in names],
+        pythons=interpreters,
+        rounds=asked.rounds or ROUNDS,
+        seconds=asked.seconds or (QUICK_SECONDS if asked.quick else SECONDS),
+        minutes=minutes,
+        json=asked.json,
+        resume=asked.resume,
+        png=asked.png,
+    )
+    if plan.rounds < 1 or not 0.02 <= plan.seconds <= 1:
+        parser.error("there must be a round, of 0.02 to 1 second")
+    return plan
 
 
-def machine(cores: tuple[int, int]) -> dict[str, str | int | float]:
-    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name")]
-    return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "system": f"{platform.system()} {kernel()} {platform.machine()}",
-        "processor": models[0] if models else platform.processor(),
-        "cores": os.cpu_count() or 1,
-        "openssl": " ".join(ssl.OPENSSL_VERSION.split()[:2]),
-        "commit": commit(),
-        "server_core": cores[0],
-        "client_core": cores[1],
-        "load_before": os.getloadavg()[0],
-    }
+def pythons(asked: list[str]) -> dict[str, str]:
+    """The interpreter of each contender: one that is asked for by name wins."""
+    named = dict(each.split("=", 1) for each in asked if "=" in each)
+    default = next((each for each in reversed(asked) if "=" not in each), sys.executable)
+    return dict.fromkeys(loops.CONTENDERS, default) | named
 
 
-def kernel() -> str:
-    """Its version, without what a distribution or a host has added."""
-    return platform.release().partition("-")[0]
+def start(plan: Plan, place: Place) -> samples.Run:
+    """A run that begins, or the kept one that goes on."""
+    probed = {c: loops.probe(c, place.pythons[c]) for c in plan.contenders}
+    run = samples.Run(
+        machine=machine.describe(
+            place.server_core, place.client_core, place.pythons[loops.SUBJECTS[0]]
+        ),
+        versions={c: version for c, (version, _) in probed.items() if version is not None},
+        absent={c: reason for c, (version, reason) in probed.items() if version is None},
+        rounds=plan.rounds,
+        seconds=plan.seconds,
+    )
+    if plan.resume and plan.json and plan.json.exists():
+        kept = samples.read(plan.json)
+        run.rows, run.skipped, run.samples = kept.rows, kept.skipped, kept.samples
+        run.versions = kept.versions | run.versions
+        run.memory = kept.memory
+    return run
 
 
-def commit() -> str:
-    """Of this checkout, with a + where something was changed in it since; "" outside of one."""
-    asked = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
-    said = subprocess.run(asked, cwd=native.HERE, capture_output=True, text=True)
-    return said.stdout.strip()
+def introduce(run: samples.Run, plan: Plan) -> str:
+    about = run.machine
+    lines = [f"{about['python']}, {about['system']}, {about['processor']}, {about['cores']} cores"]
+    lines.append(f"server on core {about['server_core']}, client on core {about['client_core']}")
+    if about["load_before"] > machine.QUIET_LOAD:
+        load = about["load_before"]
+        lines.append(f"the machine is busy (load {load:.1f}): the figures will be noisy")
+    lines.append(", ".join(f"{name} {version}" for name, version in run.versions.items()))
+    lines += [f"{name} is absent: {reason}" for name, reason in run.absent.items()]
+    at_most = f" at most, within {plan.minutes:g} minutes" if plan.minutes else ""
+    lines.append(f"{len(plan.rows)} rows, {plan.rounds} rounds of {plan.seconds:g} s{at_most}\n")
+    return "\n".join(lines)
 
 
-def find_present(contenders: list[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the versions of those that work here, and the reasons of those that do not."""
-    present, absent = {}, {}
-    for name in contenders:
-        version, reason = ("C", "") if name == loops.FLOOR else loops.probe(name)
-        if version is None:
-            absent[name] = reason
-        else:
-            present[name] = version
-    return present, absent
+def measure(plan: Plan, place: Place) -> samples.Run:
+    run = start(plan, place)
+    deadline = time.monotonic() + plan.minutes * 60 if plan.minutes else None
+    wanted = [row for row in plan.rows if not (plan.resume and run.of(row.name))]
+    with Progress(len(wanted)) as progress:
+        progress.say(introduce(run, plan))
+        for i, row in enumerate(wanted):
+            left = deadline - time.monotonic() if deadline else None
+            share = None if left is None else max(left, 0.001) / (len(wanted) - i)
+            progress.begin(row.name)
+            run.forget(row.name)
+            run.rows[row.name] = {"title": row.title, "unit": row.unit, "main": row.main}
+            own = contest.Contest(run, row, place, plan.contenders)
+            own.measure(plan.rounds, plan.seconds, share, progress.at)
+            run.bars = list(bars.verdicts(run.samples))
+            run.machine["load_after"] = os.getloadavg()[0]
+            if plan.json:
+                run.write(plan.json)
+            progress.end(report.table(run, row))
+    return run
 
 
-def run_mode(
-    mode: modes.Mode,
-    contenders: list[str],
-    rounds: int,
-    seconds: float,
-    cores: tuple[int, int],
-) -> list[modes.Sample]:
-    able = [c for c in contenders if mode.has(c)]
-    samples = []
-    for round in range(rounds):
-        turn = round % len(able) if able else 0
-        for contender in able[turn:] + able[:turn]:
-            if sys.stderr.isatty():
-                print(
-                    f"\r\033[K{mode.name} {round + 1}/{rounds} {contender}", end="", file=sys.stderr
-                )
-            samples.append(modes.measure(mode, round + 1, contender, seconds, cores))
-    if sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr)
-    return samples
-
-
-def main() -> None:
-    arguments = parse()
-    cores = two_cores()
+def main() -> int:
+    plan = parse()
+    server_core, client_core = two_cores()
     for name in ("floor", "load"):
         native.program(name)
-    about = machine(cores)
-    present, absent = find_present(arguments.contenders)
+    try:
+        run = measure(plan, Place(server_core, client_core, plan.pythons))
+    except KeyboardInterrupt:
+        print("broken off; --resume goes on with the rows that are not kept yet")
+        return 130
+    print(report.verdicts(run))
+    if plan.png:
+        import chart
 
-    print(f"{about['python']}, {about['system']}, {about['processor']}, {about['cores']} cores")
-    print(f"server on core {cores[0]}, client on core {cores[1]}")
-    if float(about["load_before"]) > report.QUIET_LOAD:
-        print(f"the machine is busy (load {about['load_before']:.1f}): the figures will be noisy")
-    print(", ".join(f"{name} {version}" for name, version in present.items()))
-    for name, reason in absent.items():
-        print(f"{name} is absent: {reason}")
-    turns = arguments.rounds * sum(mode.has(c) for mode in arguments.modes for c in present)
-    minutes = turns * (arguments.seconds + modes.WARMUP_SECONDS + START_SECONDS) / 60
-    print(
-        f"{len(arguments.modes)} modes, {arguments.rounds} rounds of {arguments.seconds:g} s,"
-        f" about {minutes:.0f} min\n",
-        flush=True,
-    )
-
-    samples: list[modes.Sample] = []
-    for mode in arguments.modes:
-        samples += run_mode(mode, list(present), arguments.rounds, arguments.seconds, cores)
-        print(report.table(samples, mode.name, list(present)), end="\n\n", flush=True)
-
-    verdicts = report.bars(samples)
-    print("bars of zloop")
-    for verdict in verdicts:
-        measured = verdict["measured"]
-        figure = "" if measured is None else f"measured {measured:.2f}, "
-        print(f"  {verdict['bar']}: {figure}{verdict['verdict']}")
-
-    if arguments.json:
-        result = {
-            "machine": about,
-            "versions": present,
-            "absent": absent,
-            "rounds": arguments.rounds,
-            "seconds": arguments.seconds,
-            "bars": verdicts,
-            "samples": [asdict(sample) for sample in samples],
-        }
-        Path(arguments.json).write_text(json.dumps(result, indent=1) + "\n")
-    if arguments.png:
-        try:
-            import chart
-            import matplotlib  # noqa: F401
-        except ImportError as error:
-            print(f"no chart: {error}")
-            return
-        title = f"{about['python']}, {about['system']}, {about['processor']}"
-        names = [mode.name for mode in arguments.modes]
-        chart.draw(samples, names, list(present), title, arguments.png)
+        chart.draw(run, plan.png)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

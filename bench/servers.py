@@ -1,28 +1,36 @@
-"""A server process on one event loop: `python bench/servers.py uvloop echo`.
+"""Echo servers and their like, on asyncio alone: what `bench/serve.py` can serve.
 
     echo         asyncio.Protocol, the shortest that there is
-    parts        the same, but what comes goes back in two writes, as a head and a body do
+    buffered     the same as asyncio.BufferedProtocol
+    parts N      echo, but what comes goes back in N writes
+    head_body    the same in two writes of which the first is short, as a head and a body are
+    unix         echo, over a Unix socket
     datagram     the same as asyncio.DatagramProtocol, over UDP
     streams      StreamReader and StreamWriter
     sock         loop.sock_recv() and loop.sock_sendall(), a task a connection
+    source       writes of 1 MiB, for as long as the client takes them
+    narrow       source in writes of 64 KiB, through a send buffer of that size
+    sink         takes whatever comes
+    busy         echo, beside a thread that computes in Python
+    threads      echo by two loops, in a thread each, on one port
     tls_echo     echo, over TLS
-    tls_bulk     writes of 1 MiB over TLS, for as long as the client takes them
-    uvicorn      uvicorn with httptools and a bare ASGI application
-    uvicorn_tls  the same over TLS
+    tls_bulk     source, over TLS
 
-It prints `port N` once it listens on 127.0.0.1, and runs until it is terminated.
+Each says `port N`, or `path NAME`, once it listens, and goes on until its process is terminated.
 """
 
-import argparse
 import asyncio
-import resource
+import os
 import socket
 import ssl
+import tempfile
+import threading
 
 import loops
 import native
 
 HOST = "127.0.0.1"  # bound by the loop: of a ready-made socket asyncio may leave Nagle's delay on
+NARROW_BYTES = 64 * 1024
 BACKLOG = 4096  # the same as the floor's: a burst of connections must not wait for a resent SYN
 
 
@@ -44,7 +52,37 @@ class EchoInParts(Echo):
         self.transport.write(data[self.head_bytes :])
 
 
-class Bulk(asyncio.Protocol):
+class EchoInEvenParts(Echo):
+    count = 1
+
+    def data_received(self, data: bytes) -> None:
+        step = -(-len(data) // self.count)
+        for start in range(0, len(data), step):
+            self.transport.write(data[start : start + step])
+
+
+class EchoBuffered(asyncio.BufferedProtocol):
+    transport: asyncio.Transport
+
+    def __init__(self) -> None:
+        self.buffer = memoryview(bytearray(256 * 1024))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.buffer
+
+    def buffer_updated(self, count: int) -> None:
+        self.transport.write(bytes(self.buffer[:count]))  # asyncio may keep what it is given
+
+
+class Sink(asyncio.Protocol):
+    def data_received(self, data: bytes) -> None:
+        pass
+
+
+class Source(asyncio.Protocol):
     """Writes whenever it may; the loop has its turn after each."""
 
     piece = bytes(1024 * 1024)
@@ -68,6 +106,9 @@ class Bulk(asyncio.Protocol):
         self.loop.call_soon(self.write)
 
 
+Factory = type[asyncio.Protocol] | type[asyncio.BufferedProtocol]
+
+
 class EchoDatagrams(asyncio.DatagramProtocol):
     transport: asyncio.DatagramTransport
 
@@ -82,32 +123,101 @@ def announce(server: asyncio.AbstractServer) -> None:
     print("port", server.sockets[0].getsockname()[1], flush=True)  # type: ignore[attr-defined]
 
 
-async def echo(protocol: type[asyncio.Protocol] = Echo) -> None:
+def context() -> ssl.SSLContext:
+    made = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    made.load_cert_chain(native.certificate())
+    return made
+
+
+async def serve(protocol: Factory, secure: ssl.SSLContext | None = None) -> None:
+    # Not all loops' servers can be entered with `async with`, and rloop's serve_forever() stops listening.
     loop = asyncio.get_running_loop()
-    async with await loop.create_server(protocol, HOST, 0, backlog=BACKLOG) as server:
-        announce(server)
-        await loop.create_future()  # for ever: rloop's serve_forever() stops listening
+    server = await loop.create_server(protocol, HOST, 0, backlog=BACKLOG, ssl=secure)
+    announce(server)
+    await loop.create_future()  # for ever
 
 
-async def parts() -> None:
-    await echo(EchoInParts)
+async def echo() -> None:
+    await serve(Echo)
 
 
-async def serve_tls(protocol: type[asyncio.Protocol]) -> None:
+async def buffered() -> None:
+    await serve(EchoBuffered)
+
+
+async def parts(count: str) -> None:
+    await serve(type("EchoInSoManyParts", (EchoInEvenParts,), {"count": int(count)}))
+
+
+async def head_body() -> None:
+    await serve(EchoInParts)
+
+
+async def source() -> None:
+    await serve(Source)
+
+
+async def narrow() -> None:
+    pieces = type("SourceOfPieces", (Source,), {"piece": bytes(NARROW_BYTES)})
     loop = asyncio.get_running_loop()
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(native.certificate())
-    async with await loop.create_server(protocol, HOST, 0, backlog=BACKLOG, ssl=context) as server:
+    with socket.create_server((HOST, 0), backlog=BACKLOG) as listener:
+        # What is accepted has the listener's buffer.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, NARROW_BYTES)
+        server = await loop.create_server(pieces, sock=listener, backlog=BACKLOG)
         announce(server)
         await loop.create_future()
 
 
+async def sink() -> None:
+    await serve(Sink)
+
+
 async def tls_echo() -> None:
-    await serve_tls(Echo)
+    await serve(Echo, context())
 
 
 async def tls_bulk() -> None:
-    await serve_tls(Bulk)
+    await serve(Source, context())
+
+
+async def unix() -> None:
+    loop = asyncio.get_running_loop()
+    path = f"{tempfile.gettempdir()}/zloop-bench-{os.getpid()}"  # who started us removes it
+    server = await loop.create_unix_server(Echo, path, backlog=BACKLOG)
+    print("path", path, flush=True)
+    await loop.create_future()
+    server.close()  # it is kept until here
+
+
+async def busy() -> None:
+    def compute() -> None:
+        while True:
+            sum(range(1000))
+
+    threading.Thread(target=compute, daemon=True).start()
+    await serve(Echo)
+
+
+async def threads(make: loops.Factory) -> None:
+    async def share(port: int) -> None:
+        loop = asyncio.get_running_loop()
+        # The kernel deals the connections out to those that listen on a port.
+        server = await loop.create_server(Echo, HOST, port, backlog=BACKLOG, reuse_port=True)
+        if port:
+            listening.set()
+        else:
+            found = server.sockets[0].getsockname()[1]
+            threading.Thread(target=run, args=[found], daemon=True).start()
+            await asyncio.to_thread(listening.wait, 10)
+            announce(server)
+        await loop.create_future()
+
+    def run(port: int) -> None:
+        with asyncio.Runner(loop_factory=make) as runner:
+            runner.run(share(port))
+
+    listening = threading.Event()
+    await share(0)
 
 
 async def datagram() -> None:
@@ -118,7 +228,7 @@ async def datagram() -> None:
 
 
 async def streams() -> None:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while data := await reader.read(65536):
                 writer.write(data)
@@ -128,15 +238,15 @@ async def streams() -> None:
         finally:
             writer.close()
 
-    async with await asyncio.start_server(serve, HOST, 0, backlog=BACKLOG) as server:
-        announce(server)
-        await asyncio.get_running_loop().create_future()
+    server = await asyncio.start_server(answer, HOST, 0, backlog=BACKLOG)
+    announce(server)
+    await asyncio.get_running_loop().create_future()
 
 
 async def sock() -> None:
     loop = asyncio.get_running_loop()
 
-    async def serve(connection: socket.socket) -> None:
+    async def answer(connection: socket.socket) -> None:
         with connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             try:
@@ -151,74 +261,28 @@ async def sock() -> None:
         serving = set()
         while True:
             connection, _ = await loop.sock_accept(listener)
-            task = loop.create_task(serve(connection))
+            task = loop.create_task(answer(connection))
             serving.add(task)
             task.add_done_callback(serving.discard)
 
 
-async def plaintext(scope, receive, send) -> None:  # type: ignore[no-untyped-def]
-    """Answer every request; HTTP is the only scope, as lifespan and websockets are off."""
-    headers = [(b"content-type", b"text/plain"), (b"content-length", b"13")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": b"Hello, world!"})
-
-
-async def uvicorn(certificate: str | None = None) -> None:
-    from uvicorn import Config, Server
-
-    class AnnouncingServer(Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            announce(self.servers[0])
-
-    config = Config(
-        plaintext,
-        host=HOST,
-        port=0,
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        log_level="warning",
-        backlog=BACKLOG,
-        ssl_certfile=certificate,
-        ssl_keyfile=certificate,
+SERVERS = {
+    server.__name__: server
+    for server in (
+        echo,
+        buffered,
+        parts,
+        head_body,
+        unix,
+        datagram,
+        streams,
+        sock,
+        source,
+        narrow,
+        sink,
+        busy,
+        threads,
+        tls_echo,
+        tls_bulk,
     )
-    await AnnouncingServer(config).serve()
-
-
-async def uvicorn_tls() -> None:
-    await uvicorn(native.certificate())
-
-
-MODES = {
-    "echo": echo,
-    "parts": parts,
-    "datagram": datagram,
-    "streams": streams,
-    "sock": sock,
-    "uvicorn": uvicorn,
-    "uvicorn_tls": uvicorn_tls,
-    "tls_echo": tls_echo,
-    "tls_bulk": tls_bulk,
 }
-
-
-def allow_descriptors() -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("loop", choices=loops.LOOPS)
-    parser.add_argument("mode", choices=MODES)
-    arguments = parser.parse_args()
-
-    allow_descriptors()
-    with asyncio.Runner(loop_factory=loops.factory(arguments.loop)) as runner:
-        runner.run(MODES[arguments.mode]())
-
-
-if __name__ == "__main__":
-    main()

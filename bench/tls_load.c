@@ -21,7 +21,7 @@ static struct {
 
 struct connection {
     struct tls tls;
-    bool asked, over;
+    bool asked, over, met;
     size_t received;
     int64_t began_ns;
     struct http_response response;
@@ -64,6 +64,7 @@ static bool ask(struct connection* c) {
 static void finish(struct connection* c) {
     int64_t now = now_ns();
     messages++;
+    meet(&c->met);
     histogram[bucket_of((uint64_t)(now - c->began_ns))]++;
     begin(c, now);
 }
@@ -150,6 +151,7 @@ static void on_event(void* owner, uint32_t events) {
 static void run(struct connection* all) {
     for (uint64_t i = 0; i < options.connections; i++)
         reopen(&all[i]);
+    awaited = options.connections;
     report(measure(epoll, options.warmup_seconds, options.seconds, on_event));
 }
 

@@ -31,6 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "without_module: only compilers and the like run in it")
     config.addinivalue_line("markers", "without_debug: asyncio differs in debug mode")
     config.addinivalue_line("markers", "hostile: a long search for crashes, a check of its own")
+    config.addinivalue_line("markers", "bench: every row of the benchmark, a check of its own")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
