@@ -127,7 +127,8 @@ py::ref SocketTransport::writelines(const py::arguments& args) {
     return py::none();
 }
 
-/// Whether the program wants it sent at the turn's end: `writes="turn"`. What fills segments is not worth that.
+/// Whether the program wants it sent at the turn's end: `writes="turn"`. What fills segments is not worth
+/// that.
 bool SocketTransport::is_to_wait(std::size_t size) const noexcept {
     return core->writes_wait && core->turning && core->in_callback && size <= held_sockets::most_bytes;
 }
