@@ -753,9 +753,7 @@ py::ref LoopCore::get_backend() {
     return py::ref::steal(PyUnicode_FromStringAndSize(name.data(), static_cast<Py_ssize_t>(name.size())));
 }
 
-py::ref LoopCore::get_writes() {
-    return py::ref::steal(PyUnicode_FromString(writes_wait ? "turn" : "now"));
-}
+py::ref LoopCore::get_writes() { return py::ref::steal(PyUnicode_FromString(writes_wait ? "turn" : "now")); }
 
 void LoopCore::set_writes(PyObject* value) {
     const auto is = [value](const char* word) {
