@@ -202,7 +202,7 @@ def _gaps(run: Run, rows: Sequence[str]) -> Iterator[str]:
 def _versions(run: Run) -> Iterator[str]:
     commit = run.machine.get("commit")
     for name, version in run.versions.items():
-        if name == loops.SUBJECTS[0] and commit:
+        if name == loops.SUBJECT and commit:
             yield f"{name} {version} ({commit})"
         elif name not in ("asyncio", loops.FLOOR, *loops.SUBJECTS):
             yield f"{name} {version}"

@@ -19,7 +19,14 @@ Factory = Callable[[], asyncio.AbstractEventLoop]
 
 FLOOR = "floor"  # the C program on bare epoll: it serves some of the rows
 BEFORE = "before"  # zloop as it was: an installation in the folder that ZLOOP_BEFORE names
-SUBJECTS = ["zloop", "zloop-uring"]  # zloop on epoll, and on io_uring
+# zloop on epoll, on io_uring, and on each with what a turn writes sent at its end
+SUBJECTS = {
+    "zloop": {"ZLOOP_BACKEND": "epoll"},
+    "zloop-uring": {"ZLOOP_BACKEND": "io_uring"},
+    "zloop-turn": {"ZLOOP_BACKEND": "epoll", "ZLOOP_WRITES": "turn"},
+    "zloop-uring-turn": {"ZLOOP_BACKEND": "io_uring", "ZLOOP_WRITES": "turn"},
+}
+SUBJECT = next(iter(SUBJECTS))
 PEERS = ["rloop", "rsloop", "blazio", "zuvloop", "aiofastnet", "uvloop"]
 # zloop stands between those that its bars refer to: in a rotation they stay its neighbours.
 LOOPS = ["asyncio", *PEERS, *SUBJECTS]
@@ -38,8 +45,7 @@ def factory(name: str) -> Factory:
         patched: Factory = importlib.import_module(name).loop_factory(factory("uvloop"))
         return patched
     make: Factory = importlib.import_module(_package(name)).new_event_loop
-    if name in SUBJECTS:
-        os.environ["ZLOOP_BACKEND"] = "io_uring" if name == "zloop-uring" else "epoll"
+    os.environ.update(SUBJECTS.get(name, {}))
     return make
 
 
@@ -64,7 +70,7 @@ def check(name: str) -> None:
     with asyncio.Runner(loop_factory=factory(name)) as runner:
         runner.run(asyncio.sleep(0))
         backend = getattr(runner.get_loop(), "backend", "")
-    if name in SUBJECTS and backend != os.environ["ZLOOP_BACKEND"]:
+    if name in SUBJECTS and backend != SUBJECTS[name]["ZLOOP_BACKEND"]:
         raise RuntimeError(f"it runs on {backend} here")
 
 

@@ -107,7 +107,7 @@ def start(plan: Plan, place: Place) -> samples.Run:
     probed = {c: loops.probe(c, place.pythons[c]) for c in plan.contenders}
     run = samples.Run(
         machine=machine.describe(
-            place.server_core, place.client_core, place.pythons[loops.SUBJECTS[0]]
+            place.server_core, place.client_core, place.pythons[loops.SUBJECT]
         ),
         versions={c: version for c, (version, _) in probed.items() if version is not None},
         absent={c: reason for c, (version, reason) in probed.items() if version is None},
