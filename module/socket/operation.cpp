@@ -3,6 +3,7 @@
 #include "operation.hpp"
 
 #include "../acceptor.hpp"
+#include "../coroutine.hpp"
 #include "../sockets.hpp"
 
 namespace zl {
@@ -276,55 +277,6 @@ void SockOperation::run_in_turn(zloop::op& node) noexcept {
 
 // The coroutine's interface.
 
-namespace {
-
-/// What throw() is called with, as one exception.
-py::ref exception_of(const py::arguments& args) {
-    if (args.count < 1 || args.count > 3 || args.keyword_count() != 0) {
-        py::raise_format(PyExc_TypeError, "throw expected 1 to 3 arguments, got %zd", args.count);
-    }
-    PyObject* const type = args.values[0];
-    PyObject* const value = args.count > 1 ? args.values[1] : Py_None;
-    PyObject* const traceback = args.count > 2 ? args.values[2] : Py_None;
-    if (traceback != Py_None && !PyTraceBack_Check(traceback)) {
-        py::raise(PyExc_TypeError, "throw() third argument must be a traceback object");
-    }
-    py::ref error;
-    if (PyExceptionClass_Check(type)) {
-        if (PyObject_TypeCheck(value, reinterpret_cast<PyTypeObject*>(type))) {
-            error = py::ref::borrow(value);
-        } else if (value == Py_None) {
-            error = py::call(type);
-        } else if (PyTuple_Check(value)) {
-            error = py::ref::steal(PyObject_Call(type, value, nullptr));
-        } else {
-            error = py::call(type, value);
-        }
-    } else if (PyExceptionInstance_Check(type)) {
-        if (value != Py_None) {
-            py::raise(PyExc_TypeError, "instance exception may not have a separate value");
-        }
-        error = py::ref::borrow(type);
-    }
-    if (!error || !PyExceptionInstance_Check(error.get())) {
-        py::raise_format(PyExc_TypeError,
-                         "exceptions must be classes or instances deriving from BaseException, not %s",
-                         Py_TYPE(type)->tp_name);
-    }
-    if (traceback != Py_None) {
-        PyException_SetTraceback(error.get(), traceback);
-    }
-    return error;
-}
-
-/// As a generator ends: with StopIteration(value).
-void set_stop_iteration(PyObject* value) {
-    const py::ref stop = py::call(PyExc_StopIteration, value);
-    PyErr_SetObject(PyExc_StopIteration, stop.get());
-}
-
-}  // namespace
-
 py::ref SockOperation::send(PyObject* value) {
     PyObject* result;
     const PySendResult ended = step(value, &result);
@@ -415,7 +367,9 @@ PySendResult send(PyObject* object, PyObject* value, PyObject** result) {
 }
 
 PyObject* next(PyObject* object) {
-    return py::detail::guarded([&] { return operation(object).send(Py_None); });
+    PyObject* result;
+    const PySendResult came = operation(object).step(Py_None, &result);
+    return next_of(came, result);
 }
 
 }  // namespace
