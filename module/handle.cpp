@@ -702,11 +702,9 @@ void add_handle_types(PyObject* module, module_state& state) {
     py::check_slot(handle.get(), "_repr", offsetof(handle_slots, repr));
     py::check_slot(handle.get(), "_source_traceback", offsetof(handle_slots, source_traceback));
 
-    state.stock_handle = py::ref::borrow(handle.get());
-    py::ref run = py::attribute(handle.get(), "_run");
-    if (PyFunction_Check(run.get()) && PyFunction_GET_GLOBALS(run.get()) == PyModule_GetDict(events.get())) {
-        state.stock_run = std::move(run);
-    }
+    constexpr const char* around[] = {"_run", nullptr};
+    state.stock_handle.watch(handle.get());
+    state.stock_handle.remember(handle.get(), events.get(), around);
     state.handle_type = make_type<Handle>(module, "zloop._zloop.Handle",
                                           "asyncio.Handle, and its own place in the queue.", handle.get());
 

@@ -40,18 +40,7 @@ void loop_state::report_callback(PyObject* handle) noexcept {
     }
 }
 
-void loop_state::look_at_run() noexcept {
-    const auto& type = reinterpret_cast<const PyTypeObject&>(*state->stock_handle.get());
-    if (type.tp_version_tag == 0 || type.tp_version_tag != run_looked_at) {  // it changes with the class
-        const py::ref now = py::ref::adopt(PyObject_GetAttr(state->stock_handle.get(), state->str_run.get()));
-        if (!now) {
-            PyErr_Clear();  // each callback will say so
-        }
-        run_is_replaced = !now || now.get() != state->stock_run.get();
-        run_looked_at = type.tp_version_tag;
-    }
-    calls_run = debug || run_is_replaced;
-}
+void loop_state::look_at_run() noexcept { calls_run = debug || !state->stock_handle.holds(); }
 
 void loop_state::check_closed() const {
     if (closed || !loop) {

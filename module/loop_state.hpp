@@ -28,7 +28,6 @@ struct loop_state_fields {
 
     bool debug = false;
     bool calls_run = false;  // handles run by their _run(): in debug mode, and where that was replaced
-    bool run_is_replaced = false;
     bool closed = false;
     bool dropping = false;     // what is queued ends without calling Python
     bool in_callback = false;  // Python runs, called by the loop
@@ -40,7 +39,6 @@ struct loop_state_fields {
     std::mutex callback_mutex;                  // for callback_returned; what it is about belongs to the GIL
     std::condition_variable callback_returned;  // of a handle that a canceller in another thread awaits
     std::uint32_t callback = 0;                 // the number of the one that runs, or ran last
-    unsigned run_looked_at = 0;                 // the version of asyncio.Handle, then
     held_sockets held;
     transport* transports = nullptr;             // open ones; one reference each
     std::vector<transport*> transport_of;        // the sockets' by descriptor; borrowed

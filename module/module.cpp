@@ -10,6 +10,7 @@
 #include "pipe/transport.hpp"
 #include "socket/operation.hpp"
 #include "socket/transport.hpp"
+#include "streams/streams.hpp"
 #include "tls/transport.hpp"
 
 namespace zl {
@@ -46,6 +47,7 @@ void look_up_names(module_state& state) {
     intern(state.str_connection_lost, "connection_lost");
     intern(state.str_connection_made, "connection_made");
     intern(state.str_context, "context");
+    intern(state.str_create_future, "create_future");
     intern(state.str_create_task, "create_task");
     intern(state.str_data_received, "data_received");
     intern(state.str_datagram_received, "datagram_received");
@@ -84,6 +86,7 @@ void look_up_names(module_state& state) {
     intern(state.str_set_exception, "set_exception");
     intern(state.str_set_result, "set_result");
     intern(state.str_setblocking, "setblocking");
+    intern(state.str_throw, "throw");
     intern(state.str_time, "time");
     intern(state.str_tls_failed, "_tls_failed");
     intern(state.str_transport_failed, "_transport_failed");
@@ -101,6 +104,7 @@ void look_up_asyncio(module_state& state) {
     state.stock_get_extra_info = py::attribute(get("asyncio", "Transport").get(), "get_extra_info");
     state.stock_getaddrinfo = get("socket", "getaddrinfo");
     state.futures = py::import("asyncio.futures");
+    state.stock_future = get("asyncio", "Future");
     state.tasks = py::import("asyncio.tasks");
     state.buffered_protocol = get("asyncio.protocols", "BufferedProtocol");
     state.extract_stack = get("asyncio.format_helpers", "extract_stack");
@@ -136,11 +140,13 @@ int execute(PyObject* module) noexcept {
         add_datagram_transport_type(module, state);
         add_pipe_transport_types(module, state);
         add_sock_operation_type(module, state);
+        add_stream_types(module, state);
         add_tls_transport_type(module, state);
         for (const py::ref* type :
              {&state.loop_core_type, &state.handle_type, &state.timer_handle_type,
               &state.threadsafe_handle_type, &state.socket_transport_type, &state.datagram_transport_type,
               &state.read_pipe_transport_type, &state.write_pipe_transport_type, &state.sock_operation_type,
+              &state.stream_operation_type, &state.stream_reader_type, &state.stream_writer_type,
               &state.tls_transport_type}) {
             if (*type && PyModule_AddType(module, reinterpret_cast<PyTypeObject*>(type->get())) != 0) {
                 throw py::error_set{};
@@ -161,6 +167,7 @@ int traverse(PyObject* module, visitproc visit, void* arg) {
 int clear(PyObject* module) {
     module_state& state = state_of_module(module);
     drop_free_handles(state);  // first: to be freed, an object needs its type
+    drop_free_stream_operations(state);
     module_state::owned::clear(state);
     return 0;
 }

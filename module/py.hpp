@@ -463,6 +463,10 @@ private:
         Py_VISIT(each.get());
         return 0;
     }
+    template <class Part>  // that names its own
+    static int visit_one(const Part& each, visitproc visit, void* arg) {
+        return each.visit(visit, arg);
+    }
 };
 
 }  // namespace py

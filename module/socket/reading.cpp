@@ -3,6 +3,7 @@
 // Every call of the protocol may close, abort or pause this very transport, or raise. So state is
 // looked at again after each, and the error ends the connection as asyncio's _fatal_error does.
 
+#include "../streams/streams.hpp"
 #include "transport.hpp"
 
 namespace zl {
@@ -140,10 +141,15 @@ void SocketTransport::deliver(std::span<const std::byte> data) noexcept {
         deliver_to_tls(data);
         return;
     }
-    const py::ref bytes = py::ref::adopt(PyBytes_FromStringAndSize(reinterpret_cast<const char*>(data.data()),
-                                                                   static_cast<Py_ssize_t>(data.size())));
+    const py::ref called = protocol;
     delivering = true;
-    const py::ref done = bytes ? call_protocol(core->state->str_data_received, bytes.get()) : nullptr;
+    const bool done = py::attempt([&] {
+        if (!feed_stream(*core, called.get(), data)) {
+            const py::ref bytes = py::ref::steal(PyBytes_FromStringAndSize(
+                reinterpret_cast<const char*>(data.data()), static_cast<Py_ssize_t>(data.size())));
+            py::call_method(called.get(), core->state->str_data_received.get(), bytes.get());
+        }
+    });
     delivering = false;
     if (!done) {
         fatal_error_from_indicator("Fatal error: protocol.data_received() call failed.");

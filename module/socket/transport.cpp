@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "../sockets.hpp"
+#include "../streams/streams.hpp"
 
 namespace zl {
 
@@ -137,6 +138,7 @@ void SocketTransport::connected(const zloop::address& name, PyObject* owner, PyO
 #endif
             server = py::ref::borrow(owner);
         }
+        adopt_streams(*core, protocol.get());
         introduce(true, waiter);
     } catch (...) {
         orphan();
@@ -253,7 +255,9 @@ void SocketTransport::detach_from_server() noexcept {
 // The rest of the interface.
 
 py::ref SocketTransport::set_protocol(const py::arguments& args) {
-    set_protocol_of(py::only_argument(args, "_SelectorSocketTransport.set_protocol", "protocol"));
+    PyObject* const given = py::only_argument(args, "_SelectorSocketTransport.set_protocol", "protocol");
+    set_protocol_of(given);
+    adopt_streams(*core, given);
     return py::none();
 }
 
@@ -454,6 +458,9 @@ void add_socket_transport_type(PyObject* module, module_state& state) {
         module, "zloop._zloop.SocketTransport", "A stream socket as an asyncio.Transport.", methods,
         properties.data(), bases.get());
 
+    state.socket_write = [](PyObject* transport, const py::arguments& args) {
+        return reinterpret_cast<SocketTransport*>(transport)->write(args);
+    };
     PyObject* type = state.socket_transport_type.get();
     const py::ref constants = py::import("asyncio.constants");
     const py::ref modes = py::attribute(constants.get(), "_SendfileMode");

@@ -1,5 +1,6 @@
 // module/tls/reading.cpp: what comes from the peer, decrypted. See transport.hpp.
 
+#include "../streams/streams.hpp"
 #include "transport.hpp"
 
 namespace zl {
@@ -71,7 +72,11 @@ void TLSTransport::read_plain() {
     const auto [bytes, ended] = session.read(known());
     if (bytes) {
         const py::ref called = protocol;
-        py::call_method(called.get(), known().str_data_received.get(), bytes.get());
+        const auto* const begin = reinterpret_cast<const std::byte*>(PyBytes_AS_STRING(bytes.get()));
+        if (!feed_stream(*core, called.get(),
+                         {begin, static_cast<std::size_t>(PyBytes_GET_SIZE(bytes.get()))})) {
+            py::call_method(called.get(), known().str_data_received.get(), bytes.get());
+        }
     }
     if (ended) {
         call_eof_received();

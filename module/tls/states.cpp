@@ -2,6 +2,7 @@
 
 #include <chrono>
 
+#include "../streams/streams.hpp"
 #include "transport.hpp"
 
 namespace zl {
@@ -193,6 +194,7 @@ void TLSTransport::handshake_ended(py::ref error) {
     if (app == told::nothing) {
         app = told::made;
         const py::ref called = protocol;
+        adopt_streams(*core, called.get());
         py::call_method(called.get(), known().str_connection_made.get(), self());
     }
     wake_waiter(Py_None);

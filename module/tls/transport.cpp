@@ -1,6 +1,7 @@
 // module/tls/transport.cpp: birth, names and the type. See transport.hpp.
 
 #include "transport.hpp"
+#include "../streams/streams.hpp"
 
 #include <array>
 
@@ -116,7 +117,9 @@ py::ref TLSTransport::get_server_hostname() {
 }
 
 py::ref TLSTransport::set_protocol(const py::arguments& args) {
-    set_app_protocol(py::only_argument(args, "_SSLProtocolTransport.set_protocol", "protocol"));
+    PyObject* const given = py::only_argument(args, "_SSLProtocolTransport.set_protocol", "protocol");
+    set_app_protocol(given);
+    adopt_streams(*core, given);
     return py::none();
 }
 

@@ -1,0 +1,386 @@
+// module/streams/operation.cpp: awaiting, waiting, handing over to asyncio's. See operation.hpp.
+
+#include <memory>
+
+#include "operation.hpp"
+
+#include "../coroutine.hpp"
+
+namespace zl {
+
+namespace {
+
+constexpr int most_free = 64;
+
+/// What `await` sends to.
+py::ref iterator_of(PyObject* awaitable) {
+    if (PyCoro_CheckExact(awaitable)) {
+        return py::ref::borrow(awaitable);
+    }
+    const PyAsyncMethods* const methods = Py_TYPE(awaitable)->tp_as_async;
+    if (methods == nullptr || methods->am_await == nullptr) {
+        py::raise_format(PyExc_TypeError, "object %.100s can't be used in 'await' expression",
+                         Py_TYPE(awaitable)->tp_name);
+    }
+    return py::ref::steal(methods->am_await(awaitable));
+}
+
+/// The value of the StopIteration in the indicator. Throws.
+py::ref take_stop_value() {
+    const py::ref stop = py::take_error();
+    return py::attribute(stop.get(), "value");
+}
+
+}  // namespace
+
+py::ref StreamOperation::make(module_state& state, const stream_call& call, PyObject* stream,
+                              PyObject* argument, Py_ssize_t count) {
+    auto* type = reinterpret_cast<PyTypeObject*>(state.stream_operation_type.get());
+    auto& free = state.free_stream_operations;
+    auto* self = reinterpret_cast<StreamOperation*>(free.first);
+    if (self != nullptr) {
+        free.first = self->next_free;
+        --free.length;
+        PyObject_Init(self->self(), type);
+    } else {
+        self = PyObject_GC_New(StreamOperation, type);
+        if (self == nullptr) {
+            throw py::error_set{};
+        }
+    }
+    ::new (static_cast<stream_operation_fields*>(self)) stream_operation_fields;
+    self->call = &call;
+    self->state = &state;
+    self->stream = py::ref::borrow(stream);
+    self->argument = py::ref::borrow(argument);
+    self->count = count;
+    PyObject_GC_Track(self->self());
+    return py::ref::adopt(self->self());
+}
+
+// Awaiting.
+
+void StreamOperation::check_idle() const {
+    if (at == phase::running) {
+        py::raise(PyExc_ValueError, "coroutine already executing");
+    }
+}
+
+PySendResult StreamOperation::step(PyObject* value, PyObject** result) noexcept {
+    *result = nullptr;
+    switch (const phase before = at) {
+        case phase::running:
+            PyErr_SetString(PyExc_ValueError, "coroutine already executing");
+            return PYGEN_ERROR;
+        case phase::finished:
+            PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
+            return PYGEN_ERROR;
+        case phase::created:
+            if (value != Py_None) {
+                PyErr_SetString(PyExc_TypeError, "can't send non-None value to a just-started coroutine");
+                return PYGEN_ERROR;
+            }
+            at = phase::running;
+            return go_on(before, PYGEN_RETURN, result);
+        default: at = phase::running; return go_on(before, PyIter_Send(inner.get(), value, result), result);
+    }
+}
+
+/// `inner` has come this far; when it has ended, what follows. At the beginning nothing has to end.
+PySendResult StreamOperation::go_on(phase from, PySendResult came, PyObject** result) noexcept {
+    for (;;) {
+        if (came == PYGEN_NEXT) {
+            at = from;
+            return came;
+        }
+        if (from == phase::delegated) {
+            drop();
+            return came;
+        }
+        py::ref given;
+        const bool goes_on = py::attempt([&] {
+            if (from == phase::waiting) {
+                Py_CLEAR(*result);
+                leave_waiter();
+                resumed = true;
+            }
+            if (came == PYGEN_RETURN) {
+                from = begin(given);
+                return;
+            }
+            py::ref error = py::take_error();
+            if (!is_readers_own_error(error.get())) {
+                py::restore_error(std::move(error));
+                throw py::error_set{};
+            }
+            from = delegate();
+        });
+        if (!goes_on || from == phase::finished) {
+            drop();
+            *result = given.release();
+            return goes_on ? PYGEN_RETURN : PYGEN_ERROR;
+        }
+        came = PyIter_Send(inner.get(), Py_None, result);
+    }
+}
+
+/// The phase in which it awaits `inner`, or the end.
+StreamOperation::phase StreamOperation::begin(py::ref& result) {
+    switch (call->attempt(*this, result)) {
+        case stream_call::outcome::done: return phase::finished;
+        case stream_call::outcome::waits: return phase::waiting;
+        default: return delegate();
+    }
+}
+
+StreamOperation::phase StreamOperation::delegate() {
+    PyObject* const value = argument.get();
+    const py::ref name = py::text(call->name);
+    const py::ref stock =
+        call_behind(state->*call->ours, stream.get(), name, {&value, argument ? 1 : 0, nullptr});
+    inner = iterator_of(stock.get());
+    return phase::delegated;
+}
+
+/// Who waits is told by set_exception(), which has put it into the reader as well; there asyncio's readline()
+/// finds it, and knows two that it does not raise.
+bool StreamOperation::is_readers_own_error(PyObject* error) const {
+    if (!PyExceptionInstance_Check(error)) {
+        return false;
+    }
+    return reader_attributes(*state, stream.get()).look(stream_names::exception) == error;
+}
+
+// Waiting.
+
+stream_call::outcome StreamOperation::wait_for_data(const reader_attributes& reader) {
+    const py::ref loop = reader.part(stream_names::loop);
+    PyObject* const paused = reader.look(stream_names::paused);
+    if (!loop || reader.look(stream_names::waiter) != Py_None || (paused != Py_True && paused != Py_False)) {
+        return stream_call::outcome::stock;  // RuntimeError: another coroutine waits
+    }
+    if (paused == Py_True) {
+        const py::ref transport = reader.part(stream_names::transport);
+        if (!transport) {
+            return stream_call::outcome::stock;
+        }
+        reader.put(stream_names::paused, Py_False);
+        py::call_method(transport.get(), state->str_resume_reading.get());
+    }
+    const py::ref future = py::call_method(loop.get(), state->str_create_future.get());
+    reader.put(stream_names::waiter, future.get());
+    try {
+        inner = iterator_of(future.get());
+    } catch (const py::error_set&) {
+        leave_waiter();
+        throw;
+    }
+    return stream_call::outcome::waits;
+}
+
+/// What stands behind asyncio's `finally`. Keeps the error indicator.
+void StreamOperation::leave_waiter() noexcept {
+    py::ref pending = PyErr_Occurred() ? py::take_error() : nullptr;
+    inner.reset();
+    if (!py::attempt([&] { reader_attributes(*state, stream.get()).put(stream_names::waiter, Py_None); })) {
+        PyErr_WriteUnraisable(stream.get());
+    }
+    if (pending) {
+        py::restore_error(std::move(pending));
+    }
+}
+
+void StreamOperation::drop() noexcept {
+    if (std::exchange(at, phase::finished) == phase::waiting) {
+        leave_waiter();
+    }
+    py::ref pending = PyErr_Occurred() ? py::take_error() : nullptr;
+    inner.reset();
+    argument.reset();
+    stream.reset();
+    if (pending) {
+        py::restore_error(std::move(pending));
+    }
+}
+
+// The coroutine's interface.
+
+py::ref StreamOperation::send(PyObject* value) {
+    PyObject* result;
+    const PySendResult ended = step(value, &result);
+    py::ref given = py::ref::adopt(result);
+    if (ended == PYGEN_NEXT) {
+        return given;
+    }
+    if (ended == PYGEN_RETURN) {
+        set_stop_iteration(given.get());
+    }
+    throw py::error_set{};
+}
+
+py::ref StreamOperation::throw_into(const py::arguments& args) {
+    check_idle();
+    if (at == phase::finished) {
+        exception_of(args);
+        py::raise(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
+    }
+    const phase before = at;
+    PyObject* result = nullptr;
+    if (before != phase::created) {
+        at = phase::running;
+        const py::ref method = py::ref::adopt(PyObject_GetAttr(inner.get(), state->str_throw.get()));
+        result = method ? PyObject_Vectorcall(method.get(), args.values, static_cast<std::size_t>(args.count),
+                                              args.keywords)
+                        : nullptr;
+    } else {
+        const py::ref error = exception_of(args);
+        PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.get())), error.get());
+        drop();
+        throw py::error_set{};
+    }
+    PySendResult came = result != nullptr ? PYGEN_NEXT : PYGEN_ERROR;
+    if (came == PYGEN_ERROR && PyErr_ExceptionMatches(PyExc_StopIteration)) {
+        result = take_stop_value().release();
+        came = PYGEN_RETURN;
+    }
+    came = go_on(before, came, &result);
+    py::ref given = py::ref::adopt(result);
+    if (came == PYGEN_NEXT) {
+        return given;
+    }
+    if (came == PYGEN_RETURN) {
+        set_stop_iteration(given.get());
+    }
+    throw py::error_set{};
+}
+
+py::ref StreamOperation::close() {
+    check_idle();
+    if (at == phase::delegated) {
+        at = phase::running;
+        const py::ref ended = py::ref::adopt(PyObject_CallMethod(inner.get(), "close", nullptr));
+        if (!ended) {
+            drop();
+            throw py::error_set{};
+        }
+    }
+    drop();
+    return py::none();
+}
+
+py::ref StreamOperation::get_name() { return py::text(call->name); }
+py::ref StreamOperation::get_qualified_name() {
+    return py::ref::steal(PyUnicode_FromFormat("%s.%s", call->owner, call->name));
+}
+py::ref StreamOperation::repr() {
+    return py::ref::steal(
+        PyUnicode_FromFormat("<coroutine object %s.%s at %p>", call->owner, call->name, self()));
+}
+
+namespace {
+
+StreamOperation& operation(PyObject* object) noexcept { return *reinterpret_cast<StreamOperation*>(object); }
+
+int traverse(PyObject* object, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(object));
+    return stream_operation_fields::owned::visit(static_cast<stream_operation_fields&>(operation(object)),
+                                                 visit, arg);
+}
+
+int clear(PyObject* object) {
+    operation(object).drop();
+    return 0;
+}
+
+void warn_of_never_awaited(const stream_call& call) noexcept {
+    py::ref pending = PyErr_Occurred() ? py::take_error() : nullptr;
+    if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1, "coroutine '%s.%s' was never awaited", call.owner,
+                         call.name) != 0) {
+        PyErr_WriteUnraisable(nullptr);
+    }
+    if (pending) {
+        py::restore_error(std::move(pending));
+    }
+}
+
+void destroy(PyObject* object) {
+    StreamOperation& self = operation(object);
+    PyTypeObject* type = Py_TYPE(object);
+    module_state& state = *self.state;
+    if (self.at == StreamOperation::phase::created) {
+        warn_of_never_awaited(*self.call);
+    }
+    self.drop();  // it owns nothing any more
+    auto& free = state.free_stream_operations;
+    if (free.length < most_free && state.keeps_free_handles) {
+        self.next_free = std::exchange(free.first, object);
+        ++free.length;
+    } else {
+        std::destroy_at(static_cast<stream_operation_fields*>(&self));
+        PyObject_GC_Del(object);
+    }
+    Py_DECREF(type);
+}
+
+PyObject* repr(PyObject* object) {
+    return py::detail::guarded([&] { return operation(object).repr(); });
+}
+
+PySendResult send(PyObject* object, PyObject* value, PyObject** result) {
+    return operation(object).step(value, result);
+}
+
+PyObject* next(PyObject* object) {
+    PyObject* result;
+    const PySendResult came = operation(object).step(Py_None, &result);
+    return next_of(came, result);
+}
+
+}  // namespace
+
+void drop_free_stream_operations(module_state& state) noexcept {
+    auto& free = state.free_stream_operations;
+    while (free.first != nullptr) {
+        PyObject* const dropped = std::exchange(free.first, operation(free.first).next_free);
+        PyObject_GC_Del(dropped);
+    }
+    free.length = 0;
+}
+
+void add_stream_operation_type(PyObject* module, module_state& state) {
+    static PyMethodDef methods[] = {
+        py::method<&StreamOperation::send>("send", "send($self, value)\n--\n\nAs a coroutine's."),
+        py::method<&StreamOperation::throw_into>("throw", "As a coroutine's."),
+        py::method<&StreamOperation::close>("close", "close($self)\n--\n\nAs a coroutine's."),
+        {},
+    };
+    static PyGetSetDef properties[] = {
+        py::property<&StreamOperation::get_name>("__name__", "As a coroutine's."),
+        py::property<&StreamOperation::get_qualified_name>("__qualname__", "As a coroutine's."),
+        py::property<&StreamOperation::get_running>("cr_running", "As a coroutine's."),
+        py::property<&StreamOperation::get_suspended>("cr_suspended", "As a coroutine's."),
+        {},
+    };
+    PyType_Slot slots[] = {
+        {Py_tp_doc, const_cast<char*>("What a stream's methods return, to be awaited.")},
+        {Py_tp_traverse, reinterpret_cast<void*>(&traverse)},
+        {Py_tp_clear, reinterpret_cast<void*>(&clear)},
+        {Py_tp_dealloc, reinterpret_cast<void*>(&py::deallocated<destroy>)},
+        {Py_tp_repr, reinterpret_cast<void*>(&repr)},
+        {Py_am_await, reinterpret_cast<void*>(&PyObject_SelfIter)},
+        {Py_am_send, reinterpret_cast<void*>(&send)},
+        {Py_tp_iter, reinterpret_cast<void*>(&PyObject_SelfIter)},
+        {Py_tp_iternext, reinterpret_cast<void*>(&next)},
+        {Py_tp_methods, methods},
+        {Py_tp_getset, properties},
+        {0, nullptr},
+    };
+    PyType_Spec spec = {"zloop._zloop.StreamOperation", sizeof(StreamOperation), 0,
+                        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots};
+    state.stream_operation_type = py::ref::steal(PyType_FromModuleAndSpec(module, &spec, nullptr));
+    // So that create_task() takes it: it is no types.CoroutineType.
+    const py::ref coroutine = py::attribute(py::import("collections.abc").get(), "Coroutine");
+    py::ref::steal(PyObject_CallMethod(coroutine.get(), "register", "O", state.stream_operation_type.get()));
+}
+
+}  // namespace zl
