@@ -644,8 +644,20 @@ bool is_task_keyword(PyObject* name) noexcept {
 }  // namespace
 
 py::ref LoopCore::create_future() {
-    PyObject* arguments[] = {nullptr, self()};
     const py::ref future = py::ref::steal(PyObject_GetAttr(state->futures.get(), state->str_Future.get()));
+    if (future.get() == state->stock_future.get() && !state->future_keywords_in_use) {
+        // A type takes its keywords as a dict, which would be made for each.
+        state->future_keywords_in_use = true;
+        PyObject* const keywords = state->future_keywords.get();
+        PyObject* const name = PyTuple_GET_ITEM(state->loop_keyword.get(), 0);
+        const bool set = PyDict_SetItem(keywords, name, self()) == 0;
+        py::ref made =
+            py::ref::adopt(set ? PyObject_Call(future.get(), state->no_arguments.get(), keywords) : nullptr);
+        PyDict_SetItem(keywords, name, Py_None);  // its place is there
+        state->future_keywords_in_use = false;
+        return py::checked(std::move(made));
+    }
+    PyObject* arguments[] = {nullptr, self()};
     return py::ref::steal(PyObject_Vectorcall(future.get(), arguments + 1, 0 | PY_VECTORCALL_ARGUMENTS_OFFSET,
                                               state->loop_keyword.get()));
 }
@@ -941,6 +953,8 @@ void add_loop_core_type(PyObject* module, module_state& state) {
             "create_future", "create_future($self)\n--\n\nasyncio.BaseEventLoop.create_future"),
         py::method<&LoopCore::create_task>(
             "create_task", "create_task($self, coro, **kwargs)\n--\n\nasyncio.BaseEventLoop.create_task"),
+        py::method<&LoopCore::get_debug>("get_debug",
+                                         "get_debug($self)\n--\n\nasyncio.BaseEventLoop.get_debug"),
         py::method<&LoopCore::time>("time", "time($self)\n--\n\nasyncio.BaseEventLoop.time"),
         py::method<&LoopCore::stop>("stop", "stop($self)\n--\n\nasyncio.BaseEventLoop.stop"),
         py::method<&LoopCore::run_once>("_run_once",

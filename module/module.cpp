@@ -127,6 +127,11 @@ void look_up_asyncio(module_state& state) {
     state.socket_fileno = method_of_socket("fileno");
     state.socket_detach = method_of_socket("detach");
     state.loop_keyword = py::ref::steal(Py_BuildValue("(s)", "loop"));
+    state.no_arguments = py::ref::steal(PyTuple_New(0));
+    state.future_keywords = py::ref::steal(PyDict_New());
+    if (PyDict_SetItemString(state.future_keywords.get(), "loop", Py_None) != 0) {
+        throw py::error_set{};
+    }
 }
 
 int execute(PyObject* module) noexcept {

@@ -56,6 +56,9 @@ struct module_state {
     PyCFunction socket_detach = nullptr;
     py::ref cancelled_error;  // asyncio.CancelledError
     py::ref loop_keyword;     // ("loop",)
+    py::ref no_arguments;     // ()
+    py::ref future_keywords;  // {"loop": …} while a future is made
+    bool future_keywords_in_use = false;
     // Methods that stock's classes inherit and ours have: where they were replaced, ours step back.
     py::ref stock_create_task, stock_get_extra_info, stock_getaddrinfo;
     class_as_made stock_handle;                  // asyncio.Handle
@@ -106,7 +109,7 @@ struct module_state {
         &module_state::set_result_unless_cancelled, &module_state::transport_socket,
         &module_state::invalid_state_error, &module_state::socket_type, &module_state::socket_family,
         &module_state::socket_kind, &module_state::socket_base, &module_state::cancelled_error,
-        &module_state::loop_keyword, &module_state::stock_create_task,
+        &module_state::loop_keyword, &module_state::future_keywords, &module_state::stock_create_task,
         &module_state::stock_get_extra_info, &module_state::stock_getaddrinfo, &module_state::stock_handle,
         &module_state::stock_stream_protocol, &module_state::stream_reader, &module_state::stream_writer,
         &module_state::socket_transport, &module_state::stock_future, &module_state::stock_reader,
