@@ -149,6 +149,12 @@ int execute(PyObject* module) noexcept {
         if (PyModule_AddStringConstant(module, "__version__", zloop::version) != 0) {
             throw py::error_set{};
         }
+        namespace names = zloop::python::detail;
+        const py::ref capsule =
+            py::ref::steal(PyCapsule_New(&state.to_extensions, names::capsule_name, nullptr));
+        if (PyModule_AddObjectRef(module, names::capsule_attribute, capsule.get()) != 0) {
+            throw py::error_set{};
+        }
         return py::none();
     }));
     return done ? 0 : -1;
@@ -182,6 +188,15 @@ PyObject* end_interpreter(PyObject* module, PyObject*) {
     Py_RETURN_NONE;
 }
 
+zloop::loop* loop_below(const zloop::python::detail::core& self, PyObject* asyncio_loop) noexcept {
+    const module_state& state = static_cast<const bridge&>(self).state;
+    auto* const type = reinterpret_cast<PyTypeObject*>(state.loop_core_type.get());
+    if (type == nullptr || !PyObject_TypeCheck(asyncio_loop, type)) {
+        return nullptr;
+    }
+    return loop_core(asyncio_loop).loop.get();
+}
+
 PyMethodDef functions[] = {
     {"_end_interpreter", end_interpreter, METH_NOARGS,
      "Called at exit: loops of daemon threads stay asleep."},
@@ -197,6 +212,9 @@ PyModuleDef_Slot slots[] = {
 };
 
 }  // namespace
+
+bridge::bridge(module_state& owner) noexcept
+    : core{core::current, zloop::python::detail::layout(), zloop::version, &loop_below}, state(owner) {}
 
 PyModuleDef module_definition = {
     PyModuleDef_HEAD_INIT,

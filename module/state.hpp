@@ -7,11 +7,24 @@
 #include <cstddef>
 #include <span>
 
+#include <zloop/python/capsule.hpp>
+
 #include "py.hpp"
 
 namespace zl {
 
+struct module_state;
+
+/// What the capsule of the module points to.
+struct bridge : zloop::python::detail::core {
+    explicit bridge(module_state& owner) noexcept;
+
+    module_state& state;
+};
+
 struct module_state {
+    bridge to_extensions{*this};
+
     // Our types.
     py::ref loop_core_type;
     py::ref handle_type;
