@@ -197,6 +197,11 @@ zloop::loop* loop_below(const zloop::python::detail::core& self, PyObject* async
     return loop_core(asyncio_loop).loop.get();
 }
 
+PyObject* running_here(const zloop::python::detail::core& self) noexcept {
+    LoopCore* const found = turning_here(static_cast<const bridge&>(self).state);
+    return found != nullptr ? found->self() : nullptr;
+}
+
 PyMethodDef functions[] = {
     {"_end_interpreter", end_interpreter, METH_NOARGS,
      "Called at exit: loops of daemon threads stay asleep."},
@@ -214,7 +219,7 @@ PyModuleDef_Slot slots[] = {
 }  // namespace
 
 bridge::bridge(module_state& owner) noexcept
-    : core{core::current, zloop::python::detail::layout(), zloop::version, &loop_below}, state(owner) {}
+    : core{core::current, zloop::python::detail::layout(), zloop::version, &loop_below, &running_here}, state(owner) {}
 
 PyModuleDef module_definition = {
     PyModuleDef_HEAD_INIT,

@@ -35,11 +35,11 @@ class driver;
 /// Whether this thread runs `asyncio_loop`. Keeps the error indicator.
 inline bool is_running_here(interpreter& home, PyObject* asyncio_loop) noexcept {
     const error_kept kept;
-    const object found = object::steal(call(home.get_running_loop.get()));
-    if (!found) {
-        PyErr_Clear();
+    try {
+        return home.running().get() == asyncio_loop;
+    } catch (const raised&) {
+        return false;
     }
-    return found.get() == asyncio_loop;
 }
 
 /// C++ has run outside of the loop's turns and of an awaitable's step: a host that is not zloop's has to know.

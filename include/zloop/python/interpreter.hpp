@@ -77,6 +77,11 @@ public:
 
     /// The loop that runs in this thread; null: none.
     object running() const {
+        if (core_ != nullptr) {
+            if (PyObject* const found = core_->running(*core_)) {
+                return object::borrow(found);
+            }
+        }
         object found = checked(call(get_running_loop.get()), cancelled_error.get());
         return found.get() != Py_None ? std::move(found) : object();
     }
