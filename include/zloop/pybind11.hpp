@@ -151,8 +151,21 @@ struct signature_of<R (C::*)(P...) noexcept> : signature_of<R (*)(P...)> {};
 template <class C, class R, class... P>
 struct signature_of<R (C::*)(P...) const noexcept> : signature_of<R (*)(P...)> {};
 
-template <class T>
-task<T> awaited_as(pybind11::object what);
+/// import_zloop() in a module's initialization: of an exception pybind11 tells there only the words.
+inline void import_for_module() {
+    try {
+        import_zloop();
+    } catch (const raised& failure) {
+        const object words = object::steal(PyObject_Str(failure.instance().get()));
+        const char* const text = words ? PyUnicode_AsUTF8(words.get()) : nullptr;
+        if (text == nullptr || !failure.matches(PyExc_ImportError)) {
+            PyErr_Clear();
+            restore_error(failure.instance());
+            throw pybind11::error_already_set();
+        }
+        throw pybind11::import_error(text);
+    }
+}
 
 }  // namespace detail
 
@@ -169,7 +182,7 @@ void def_async(pybind11::module_& in, const char* name, F function, const Extra&
     static_assert(!detail::has_call_guard<Extra...>,
                   "a call guard ends with the call, which only makes the coroutine: write the guard in its body, "
                   "around what does not wait");
-    import_zloop();
+    detail::import_for_module();
     detail::def_function(in, name, std::move(function),
                          typename detail::signature_of<std::decay_t<F>>::type{}, extra...);
 }
@@ -183,7 +196,7 @@ void def_async(pybind11::class_<C, Options...>& in, const char* name, F function
                   "around what does not wait");
     static_assert(std::is_member_function_pointer_v<F>,
                   "a method is a pointer to a member function: for a free function write a member that calls it");
-    import_zloop();
+    detail::import_for_module();
     detail::def_method<C>(in, name, function, typename detail::signature_of<F>::type{}, extra...);
 }
 

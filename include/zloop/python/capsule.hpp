@@ -79,7 +79,7 @@ constexpr std::uint64_t layout() noexcept {
         made.add(size);
     }
     for (const int macro :
-         {ZLOOP_HAS_EPOLL, ZLOOP_HAS_URING, ZLOOP_HAS_KQUEUE, ZLOOP_ASAN, ZLOOP_HAS_SOURCE_LOCATION,
+         {ZLOOP_HAS_EPOLL, ZLOOP_HAS_URING, ZLOOP_HAS_KQUEUE, ZLOOP_HAS_SOURCE_LOCATION,
 #ifdef _GLIBCXX_USE_CXX11_ABI
           _GLIBCXX_USE_CXX11_ABI,
 #endif

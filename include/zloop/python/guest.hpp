@@ -10,6 +10,7 @@
 #include <zloop/python/interpreter.hpp>
 
 #include <algorithm>
+#include <optional>
 
 #include <zloop/loop.hpp>
 
@@ -41,21 +42,23 @@ public:
     ~guest() {
         const error_kept kept;
         PyCapsule_SetContext(token_.get(), const_cast<char*>(gone));
-        on_.shut_down();
+        if (on_) {
+            on_->shut_down();
+        }
     }
 
-    loop& on() noexcept { return on_; }
+    loop& on() noexcept { return *on_; }
 
     /// Something was started on the loop, outside of its turns.
     void touched() noexcept {
         if (!is_turning_ && !is_closed_) {
-            on_.kernel().submit();
+            on_->kernel().submit();
             arm();
         }
     }
 
 private:
-    guest(interpreter& home, PyObject* host) : home_(home), host_(host) {}
+    guest(interpreter& home, PyObject* host) : home_(home), host_(host), on_(std::in_place) {}
 
     static guest& make(interpreter& home, PyObject* host) {
         static PyMethodDef turning = {"zloop_turn", &guest::turn, METH_NOARGS, nullptr};
@@ -75,13 +78,13 @@ private:
         made->wake_ = check(PyCFunction_New(&waking, made->token_.get()));
         const object function = check(PyCFunction_New(&closing, made->token_.get()));
         const object close = check(PyMethod_New(function.get(), host));
-        if (made->on_.native_handle() < 0) {
+        if (made->on_->native_handle() < 0) {
             PyErr_SetString(PyExc_RuntimeError, "this backend of zloop has no descriptor for another loop to watch");
             throw_error_set(home.cancelled_error.get());
         }
-        const object descriptor = check(PyLong_FromLong(made->on_.native_handle()));
-        made->on_.run_once(nanoseconds::zero());  // from now on a post() is seen in the descriptor
-        static_cast<void>(made->on_.leave_thread());
+        const object descriptor = check(PyLong_FromLong(made->on_->native_handle()));
+        made->on_->run_once(nanoseconds::zero());  // from now on a post() is seen in the descriptor
+        static_cast<void>(made->on_->leave_thread());
         check(call_method(host, home.str_add_reader.get(), descriptor.get(), made->turn_.get()));
         if (PyObject_SetAttr(host, home.str_guest.get(), owner.get()) != 0 ||
             PyObject_SetAttr(host, home.str_close.get(), close.get()) != 0) {
@@ -107,8 +110,8 @@ private:
         self->is_turning_ = true;
         PyObject* result = Py_NewRef(Py_None);
         try {
-            self->on_.run_once(nanoseconds::zero());
-            static_cast<void>(self->on_.leave_thread());  // the host's next run may be another thread's
+            self->on_->run_once(nanoseconds::zero());
+            static_cast<void>(self->on_->leave_thread());  // the host's next run may be another thread's
         } catch (...) {
             Py_CLEAR(result);
             set_error(std::current_exception(), self->home_.cancelled_error.get());
@@ -150,14 +153,15 @@ private:
 
     void end() noexcept {
         is_closed_ = true;
-        on_.shut_down();
-        const object descriptor = object::steal(PyLong_FromLong(on_.native_handle()));
+        on_->shut_down();
+        const object descriptor = object::steal(PyLong_FromLong(on_->native_handle()));
         const object host = object::borrow(host_);
         if (descriptor) {
             object::steal(call_method(host.get(), home_.str_remove_reader.get(), descriptor.get()));
         }
         PyErr_Clear();  // closed already, by its class's own close()
         disarm();
+        on_.reset();
     }
 
     void arm() noexcept {
@@ -165,12 +169,12 @@ private:
             return;
         }
         const object host = object::borrow(host_);
-        if (on_.has_ready()) {
+        if (on_->has_ready()) {
             is_scheduled_ = true;
             ask(home_.str_call_soon.get(), turn_.get(), home_.empty_context.get());
             return;
         }
-        const time_point next = on_.next_deadline();
+        const time_point next = on_->next_deadline();
         if (next == armed_for_) {
             return;
         }
@@ -178,7 +182,7 @@ private:
         if (next != time_point::max()) {
             armed_for_ = next;
             const double seconds =
-                std::chrono::duration<double>(std::max(next - on_.now(), nanoseconds::zero())).count();
+                std::chrono::duration<double>(std::max(next - on_->now(), nanoseconds::zero())).count();
             const object delay = object::steal(PyFloat_FromDouble(seconds));
             if (delay) {
                 timer_ = ask(home_.str_call_later.get(), delay.get(), wake_.get(), home_.empty_context.get());
@@ -212,7 +216,7 @@ private:
 
     interpreter& home_;
     PyObject* host_;  // borrowed: it owns us
-    loop on_;
+    std::optional<loop> on_;  // until the host is closed
     object token_, turn_, wake_, timer_;
     time_point armed_for_ = time_point::max();
     bool is_scheduled_ = false;
