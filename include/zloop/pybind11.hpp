@@ -165,6 +165,18 @@ inline void import_for_module() {
         }
         throw pybind11::import_error(text);
     }
+    [[maybe_unused]] static const bool translated = [] {  // for functions that are no coroutines
+        pybind11::register_local_exception_translator([](std::exception_ptr failure) {
+            try {
+                if (failure) {
+                    std::rethrow_exception(failure);
+                }
+            } catch (const raised& held) {
+                restore_error(held.instance());
+            }
+        });
+        return true;
+    }();
 }
 
 }  // namespace detail

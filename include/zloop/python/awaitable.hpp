@@ -236,7 +236,8 @@ struct work_of {
         promise_in(frame).when_done(notified);
     }
 
-    static PyObject* take(void* frame, PyObject* cancelled_error) noexcept {
+    static PyObject* take(void* frame, PyObject* cancelled_error,
+                          zloop::detail::failure_trail& passed) noexcept {
         try {
             if constexpr (std::is_void_v<T>) {
                 promise_in(frame).take();
@@ -245,6 +246,7 @@ struct work_of {
                 return given(promise_in(frame).take(), cancelled_error);
             }
         } catch (...) {
+            passed = zloop::detail::failure_trail::take(std::current_exception());
             if constexpr (requires { Convert::set_error(std::current_exception(), cancelled_error); }) {
                 Convert::set_error(std::current_exception(), cancelled_error);
             } else {

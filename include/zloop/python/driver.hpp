@@ -24,6 +24,7 @@
 #include <cassert>
 #include <optional>
 
+#include <zloop/backtrace.hpp>
 #include <zloop/task.hpp>
 
 namespace zloop::python {
@@ -136,9 +137,19 @@ private:
         caller_.resume();
     }
 
+    /// The awaitable is not awaited any more, and will not be: a coroutine need not warn of that.
+    void spare() noexcept {
+        const error_kept kept;
+        if (what_ && (PyCoro_CheckExact(what_.get()) || PyGen_CheckExact(what_.get()))) {
+            object::steal(PyObject_CallMethod(what_.get(), "close", nullptr));
+            PyErr_Clear();
+        }
+    }
+
     /// Ends as cancelled, and goes on in its turn.
     void desert() noexcept {
         is_canceled_ = true;
+        spare();
         end();
         around_.on->push(*this);
     }
@@ -161,7 +172,8 @@ private:
 struct kind_of_work {
     void (*begin)(void* frame, const context& around, zloop::detail::completion& notified) noexcept;
     /// The result of a task that has ended, as an object; null, and the error is set.
-    PyObject* (*take)(void* frame, PyObject* cancelled_error) noexcept;
+    PyObject* (*take)(void* frame, PyObject* cancelled_error,
+                      zloop::detail::failure_trail& passed) noexcept;
     const zloop::detail::task_promise_base& (*promise)(void* frame) noexcept;
 };
 
@@ -315,11 +327,40 @@ inline PyFrameObject* made_frame(const site& where, PyObject* name) noexcept {
         return nullptr;
     }
     const object code = object::steal(reinterpret_cast<PyObject*>(
-        PyCode_NewEmpty(where.file_name(), function, static_cast<int>(where.line()))));
+        PyCode_NewEmpty(where.line() != 0 ? where.file_name() : "<C++>", function, static_cast<int>(where.line()))));
     const object globals = object::steal(code ? PyDict_New() : nullptr);
     return globals ? PyFrame_New(PyThreadState_Get(), reinterpret_cast<PyCodeObject*>(code.get()),
                                  globals.get(), nullptr)
                    : nullptr;
+}
+
+/// The C++ functions that the error which is set has passed, as frames of its traceback: where each has
+/// awaited the next, as far as that is known.
+inline void add_traceback(const zloop::detail::failure_trail& trail,
+                          const zloop::detail::task_promise_base& outermost, PyObject* name) noexcept {
+    const auto add = [](const site& where, PyObject* function) {
+        object exception = take_error();
+        object frame = object::steal(reinterpret_cast<PyObject*>(made_frame(where, function)));
+        PyErr_Clear();
+        restore_error(std::move(exception));
+        if (frame) {
+            PyTraceBack_Here(reinterpret_cast<PyFrameObject*>(frame.get()));
+        }
+    };
+    for (std::size_t index = 0; index + 1 < trail.size; ++index) {
+        if (trail.sites[index].line() == 0) {
+            continue;  // it had awaited nothing
+        }
+        const std::string spelled = frame_trace{"", trail.sites[index]}.function();
+        const object function = object::steal(
+            PyUnicode_DecodeUTF8(spelled.data(), static_cast<Py_ssize_t>(spelled.size()), "replace"));
+        if (function) {
+            add(trail.sites[index], function.get());
+        } else {
+            PyErr_Clear();
+        }
+    }
+    add(outermost.waiting_for().where, name);
 }
 
 // Steps.
@@ -452,8 +493,8 @@ inline PySendResult driver::finish(PyObject** result) noexcept {
     const std::coroutine_handle<> frame = std::exchange(frame_, {});
     object value;
     if (is_done_) {
-        const site last = kind_.promise(frame.address()).waiting_for().where;
-        value = object::steal(kind_.take(frame.address(), home_.cancelled_error.get()));
+        zloop::detail::failure_trail passed;
+        value = object::steal(kind_.take(frame.address(), home_.cancelled_error.get(), passed));
         if (thrown_ && (value ? PyErr_GivenExceptionMatches(thrown_.get(), home_.cancelled_error.get()) == 0
                               : PyErr_ExceptionMatches(home_.cancelled_error.get()) != 0)) {
             value.reset();
@@ -463,7 +504,9 @@ inline PySendResult driver::finish(PyObject** result) noexcept {
         if (!value && PyErr_Occurred() == nullptr) {
             PyErr_SetString(PyExc_SystemError, "a converter returned NULL without setting an exception");
         }
-        static_cast<void>(last);
+        if (!value) {
+            add_traceback(passed, kind_.promise(frame.address()), name_.get());
+        }
     }
     {
         const error_kept kept;
@@ -646,7 +689,12 @@ inline void driver::leave() noexcept {
     const error_kept kept;
     phase_ = phase::alone;
     own();
-    wake_.reset();
+    const object future = std::move(wake_);
+    if (future && !std::exchange(is_woken_, true) && is_running_here(home_, asyncio_.get())) {
+        // A task that waits for it is not left hanging: its next step is refused.
+        object::steal(call_method(future.get(), home_.str_set_result.get(), Py_None));
+        PyErr_Clear();
+    }
     if (is_done_) {  // on the way to who does not want it
         PyObject* value = nullptr;
         static_cast<void>(finish(&value));
@@ -802,11 +850,7 @@ inline bool waiter::begin(std::coroutine_handle<> caller, const context& around)
     if (around.within->refuses()) {
         is_canceled_ = true;
         phase_ = phase::over;
-        const error_kept kept;
-        if (PyCoro_CheckExact(what_.get()) || PyGen_CheckExact(what_.get())) {
-            object::steal(PyObject_CallMethod(what_.get(), "close", nullptr));  // it is no mistake of anybody's
-            PyErr_Clear();
-        }
+        spare();
         return false;
     }
     driver* const found = driver::above(*around.within);

@@ -41,13 +41,14 @@ task<long> turns(long count) {
     }
     co_return count;
 }
-task<zloop::result<void>> nap(double seconds, [[maybe_unused]] counted frame = {}) {
-    co_return co_await zloop::sleep_for(std::chrono::duration_cast<zloop::nanoseconds>(
-        std::chrono::duration<double>(seconds)));
+zloop::nanoseconds seconds(double count) {
+    return std::chrono::duration_cast<zloop::nanoseconds>(std::chrono::duration<double>(count));
 }
-task<std::string> stubborn(double seconds, [[maybe_unused]] counted frame = {}) {
-    const auto slept = co_await zloop::sleep_for(std::chrono::duration_cast<zloop::nanoseconds>(
-        std::chrono::duration<double>(seconds)));
+task<zloop::result<void>> nap(double length, [[maybe_unused]] counted frame = {}) {
+    co_return co_await zloop::sleep_for(seconds(length));
+}
+task<std::string> stubborn(double length, [[maybe_unused]] counted frame = {}) {
+    const auto slept = co_await zloop::sleep_for(seconds(length));
     co_await zloop::next_turn();
     co_return slept ? "slept" : "cancelled, and done all the same";
 }
@@ -80,11 +81,8 @@ task<std::vector<std::string>> alternate(py::object function, [[maybe_unused]] c
     }
     co_return seen;
 }
-task<std::string> timed_out(py::object what, double seconds) {
-    const auto outcome =
-        co_await zloop::with_timeout(std::chrono::duration_cast<zloop::nanoseconds>(
-                                         std::chrono::duration<double>(seconds)),
-                                     via(std::move(what)));
+task<std::string> timed_out(py::object what, double limit) {
+    const auto outcome = co_await zloop::with_timeout(seconds(limit), via(std::move(what)));
     co_return outcome ? "in time" : outcome.error().message();
 }
 task<std::vector<long>> at_once(py::object function, long count) {
@@ -144,6 +142,14 @@ task<void> fail(std::string how, bool after_turn) {
     if (how == "key") throw py::key_error("k");
     if (how == "int") throw 7;
 }
+task<void> fail_deep(int depth) {
+    if (depth == 0) {
+        co_await zloop::next_turn();
+        throw std::runtime_error("at the bottom");
+    }
+    co_await fail_deep(depth - 1);
+}
+task<void> calls_fail_deep() { co_await fail_deep(2); }
 task<zloop::result<int>> fails_as_value(int number) {
     co_await zloop::next_turn();
     if (number != 0) {
@@ -185,8 +191,8 @@ PYBIND11_MODULE(bridged, m) {
     def_async(m, "nothing", &nothing);
     def_async(m, "turn", &turn);
     def_async(m, "turns", &turns);
-    def_async(m, "nap", [](double seconds) { return nap(seconds); });
-    def_async(m, "stubborn", [](double seconds) { return stubborn(seconds); });
+    def_async(m, "nap", [](double length) { return nap(length); });
+    def_async(m, "stubborn", [](double length) { return stubborn(length); });
     def_async(m, "via", [](py::object what) { return via(std::move(what)); });
     def_async(m, "via_deep", &via_deep);
     def_async(m, "via_after_turn", [](py::object what) { return via_after_turn(std::move(what)); });
@@ -197,6 +203,7 @@ PYBIND11_MODULE(bridged, m) {
     def_async(m, "catches", &catches);
     def_async(m, "as_standard", &as_standard);
     def_async(m, "fail", &fail, py::arg("how"), py::arg("after_turn") = false);
+    def_async(m, "calls_fail_deep", &calls_fail_deep);
     def_async(m, "fails_as_value", &fails_as_value);
     def_async(m, "empty", &empty);
     def_async(m, "takes", &takes);
