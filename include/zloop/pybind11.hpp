@@ -212,6 +212,62 @@ void def_async(pybind11::class_<C, Options...>& in, const char* name, F function
     detail::def_method<C>(in, name, function, typename detail::signature_of<F>::type{}, extra...);
 }
 
+/// Makes an asynchronous iterator of what `next` gives, a callable or a shared channel, as python.hpp's does:
+/// `return async_iterator([…]() -> task<std::optional<T>> {…});`
+/// Example: examples/extension/first/first.cpp
+template <class Source>
+pybind11::object async_iterator(Source source) {
+    return pybind11::reinterpret_steal<pybind11::object>(
+        async_iterator(std::move(source), detail::by_pybind11()).release());
+}
+
+namespace detail [[gnu::visibility("hidden")]] {
+
+template <class R>
+task<object> entered(task<R> work, object self) {
+    co_await std::move(work);
+    co_return self;
+}
+template <class R>
+task<bool> left(task<R> work) {
+    if constexpr (requires(R given) { given.value(); }) {
+        value_of(co_await std::move(work));
+    } else {
+        co_await std::move(work);
+    }
+    co_return false;
+}
+inline task<> nothing_to_do() { co_return; }
+
+}  // namespace detail
+
+/// Makes a class an asynchronous context manager: `async with` awaits `enter`, a member that gives a task, at
+/// its begin, and gives the object; and `leave` at its end, however that comes. An exception goes on.
+/// Example: examples/extension/first/first.cpp
+template <class C, class... Options, class Enter, class Leave>
+void def_async_with(pybind11::class_<C, Options...>& in, Enter enter, Leave leave) {
+    detail::import_for_module();
+    const auto named = [&](const char* name) {
+        return detail::checked(PyUnicode_FromFormat("%U.%s", in.attr("__qualname__").ptr(), name));
+    };
+    in.def("__aenter__", [enter, name = named("__aenter__")](detail::self_of<C> self) {
+        auto work = std::invoke(enter, *self.instance);
+        return detail::bound_task<object>{detail::entered(std::move(work), self.owner), name, self.owner};
+    });
+    in.def("__aexit__", [leave, name = named("__aexit__")](detail::self_of<C> self, pybind11::object,
+                                                           pybind11::object, pybind11::object) {
+        auto work = std::invoke(leave, *self.instance);
+        return detail::bound_task<bool>{detail::left(std::move(work)), name, self.owner};
+    });
+}
+
+/// The same, with nothing to do at the begin.
+/// Example: examples/extension/first/first.cpp
+template <class C, class... Options, class Leave>
+void def_async_with(pybind11::class_<C, Options...>& in, Leave leave) {
+    def_async_with(in, [](C&) { return detail::nothing_to_do(); }, leave);
+}
+
 /// What await() of pybind11's objects gives.
 template <class T>
 class [[nodiscard]] cast_awaiter : public awaiter {
@@ -332,6 +388,33 @@ struct type_caster<zloop::python::detail::self_of<C>> {
 private:
     zloop::python::detail::self_of<C> self_;
 };
+
+template <class Buffer>
+struct zloop_buffer_caster {
+    static constexpr auto name = const_name("collections.abc.Buffer");
+
+    bool load(handle source, bool) {
+        if (PyObject_CheckBuffer(source.ptr()) == 0) {
+            return false;
+        }
+        try {
+            held_ = Buffer(source.ptr());
+        } catch (const zloop::python::raised&) {
+            return false;  // read-only, or in pieces
+        }
+        return true;
+    }
+    template <class>
+    using cast_op_type = Buffer;
+    operator Buffer() { return std::move(held_); }
+
+private:
+    Buffer held_;
+};
+template <>
+struct type_caster<zloop::python::buffer> : zloop_buffer_caster<zloop::python::buffer> {};
+template <>
+struct type_caster<zloop::python::writable_buffer> : zloop_buffer_caster<zloop::python::writable_buffer> {};
 
 template <>
 struct type_caster<zloop::python::object> {

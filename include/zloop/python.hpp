@@ -14,6 +14,8 @@
 #include <utility>
 
 #include <zloop/python/awaitable.hpp>
+#include <zloop/python/buffer.hpp>
+#include <zloop/python/iteration.hpp>
 
 namespace zloop::python {
 

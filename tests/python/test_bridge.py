@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import weakref
+from pathlib import Path
 from typing import Any
 
 import bridge_build
@@ -315,7 +316,7 @@ async def test_a_traceback_names_the_functions_of_cpp(loop: Any, cpp: Any) -> No
         (ours[1].name, "co_await zloop::next_turn();"),
     ]
     assert "fail_deep" in ours[1].name
-    assert {entry.path.name for entry in ours} == {"bridged.cpp"}
+    assert {Path(entry.path).name for entry in ours} == {"bridged.cpp"}
 
 
 async def test_an_error_that_is_a_result_is_raised(loop: Any, cpp: Any) -> None:
@@ -512,6 +513,85 @@ async def test_anything_can_be_thrown_in_at_every_wait(loop: Any, cpp: Any, afte
         await asyncio.sleep(0.001)
     assert cpp.live_tasks() == 0
     assert cpp.alive() == 0
+
+
+# Iterators, contexts, memory.
+
+
+async def test_a_channel_is_iterated_to_its_end(loop: Any, cpp: Any) -> None:
+    source = cpp.Source()
+
+    async def send() -> None:
+        for value in range(10):
+            await source.send(value)
+        source.close()
+
+    sending = asyncio.create_task(send())
+    assert [value async for value in source] == list(range(10))
+    await sending
+    with pytest.raises(RuntimeError, match="closed"):
+        await source.send(1)
+
+
+async def test_an_iterator_that_waits_can_be_cancelled_and_goes_on(loop: Any, cpp: Any) -> None:
+    source = cpp.Source()
+    iterator = aiter(source)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(anext(iterator), 0.01)
+
+    await source.send(7)
+
+    assert await anext(iterator) == 7
+
+
+async def test_whatever_gives_one_after_another_is_iterated(loop: Any, cpp: Any) -> None:
+    assert [value async for value in cpp.count_to(5)] == [0, 1, 2, 3, 4]
+    seen = []
+    with pytest.raises(IndexError, match="counted too far"):
+        async for value in cpp.count_to(2, fails=True):
+            seen.append(value)
+    assert seen == [0, 1]
+
+
+async def test_an_iterator_may_be_dropped_while_it_is_awaited(loop: Any, cpp: Any) -> None:
+    following = anext(cpp.count_to(1))
+    gc.collect()
+
+    assert await following == 0
+
+
+async def test_a_context_manager_is_entered_and_left(loop: Any, cpp: Any) -> None:
+    async with cpp.Visit() as visit:
+        assert visit.seen == "in "
+    assert visit.seen == "in out"
+
+    with pytest.raises(LookupError):
+        async with (visit := cpp.Visit()):
+            raise LookupError
+    assert visit.seen == "in out"
+
+
+async def test_bytes_are_lent_without_a_copy(loop: Any, cpp: Any) -> None:
+    assert await cpp.sum_of(b"\1\2\3") == 6
+    assert await cpp.sum_of(memoryview(bytearray(b"\1\2\3"))[1:]) == 5
+    data = bytearray(4)
+    filling = asyncio.create_task(cpp.fill(data, 7))
+    await turns()
+    with pytest.raises(BufferError):
+        data.append(1)  # it is in use
+    await filling
+    assert data == b"\7\7\7\7"
+    data.append(1)
+    for wrong in (b"read-only", "text", memoryview(bytearray(4))[::2]):
+        with pytest.raises(TypeError):
+            cpp.fill(wrong, 1)
+
+
+async def test_what_cpp_has_made_is_not_copied_either(loop: Any, cpp: Any) -> None:
+    view = await cpp.made_bytes(1000)
+
+    assert isinstance(view, memoryview) and view.readonly
+    assert view == bytes([42]) * 1000
 
 
 # A coroutine's manners.

@@ -89,7 +89,7 @@ public:
     object get_running_loop, ensure_future, current_task;
     object cancelled_error, invalid_state_error;
     object empty_context;                   // for callbacks that are nobody's
-    object awaitable_type, iteration_type;  // made when they are needed
+    object awaitable_type, iteration_type, memory_type, string_memory_type;  // made when they are needed
     object str_add_done_callback, str_add_reader, str_cancel, str_cancelling, str_call_later, str_call_soon,
         str_close, str_create_future, str_future_blocking, str_guest, str_is_running, str_remove_reader,
         str_result, str_set_result, str_task, str_throw;

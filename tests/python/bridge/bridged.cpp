@@ -163,6 +163,71 @@ task<void> empty() { return {}; }
 
 task<long> takes(task<long> work) { co_return 1 + co_await std::move(work); }
 
+/// Sends what it is told to, for others to iterate over.
+class source {
+public:
+    source() : values_(std::make_shared<zloop::channel<long>>(2)) {}
+    task<> send(long value) { (co_await values_->send(value)).value(); }
+    void close() {
+        values_->close();
+        zp::touch_loop();
+    }
+    py::object iterate() { return zp::async_iterator(values_); }
+
+private:
+    std::shared_ptr<zloop::channel<long>> values_;
+};
+
+/// `async for` over a callable: counts, and fails at the end if it is told to.
+py::object count_to(long last, bool fails) {
+    return zp::async_iterator([next = 0L, last, fails]() mutable -> task<std::optional<long>> {
+        co_await zloop::next_turn();
+        if (next == last) {
+            if (fails) {
+                throw std::out_of_range("counted too far");
+            }
+            co_return std::nullopt;
+        }
+        co_return next++;
+    });
+}
+
+/// `async with`.
+class visit {
+public:
+    task<> enter() {
+        co_await zloop::next_turn();
+        seen_ += "in ";
+    }
+    task<> leave() {
+        co_await zloop::next_turn();
+        seen_ += "out";
+    }
+    std::string seen() const { return seen_; }
+
+private:
+    std::string seen_;
+};
+
+task<long> sum_of(zp::buffer data) {
+    co_await zloop::next_turn();
+    long sum = 0;
+    for (const std::byte each : data.bytes()) {
+        sum += std::to_integer<long>(each);
+    }
+    co_return sum;
+}
+task<void> fill(zp::writable_buffer into, unsigned char value) {
+    co_await zloop::next_turn();
+    for (std::byte& each : into.space()) {
+        each = std::byte{value};
+    }
+}
+task<zp::object> made_bytes(std::size_t count) {
+    co_await zloop::next_turn();
+    co_return zp::memory(std::vector<std::byte>(count, std::byte{42}));
+}
+
 class counter {
 public:
     explicit counter(long from) : value_(from) {}
@@ -211,6 +276,17 @@ PYBIND11_MODULE(bridged, m) {
     m.def("alive", [] { return alive; });
     m.def("live_tasks", [] { return zp::running_loop().stats().live; });
     m.def("loop_address", [] { return reinterpret_cast<std::uintptr_t>(&zp::running_loop()); });
+
+    py::class_<source> of_source(m, "Source");
+    of_source.def(py::init<>()).def("close", &source::close).def("__aiter__", &source::iterate);
+    def_async(of_source, "send", &source::send);
+    m.def("count_to", &count_to, py::arg("last"), py::arg("fails") = false);
+    py::class_<visit> of_visit(m, "Visit");
+    of_visit.def(py::init<>()).def_property_readonly("seen", &visit::seen);
+    zp::def_async_with(of_visit, &visit::enter, &visit::leave);
+    def_async(m, "sum_of", &sum_of);
+    def_async(m, "fill", &fill);
+    def_async(m, "made_bytes", &made_bytes);
 
     py::class_<counter> of_counter(m, "Counter");
     of_counter.def(py::init<long>());
