@@ -219,7 +219,8 @@ PyModuleDef_Slot slots[] = {
 }  // namespace
 
 bridge::bridge(module_state& owner) noexcept
-    : core{core::current, zloop::python::detail::layout(), zloop::version, &loop_below, &running_here}, state(owner) {}
+    : core{core::current, zloop::python::detail::layout(), zloop::version, &loop_below, &running_here},
+      state(owner) {}
 
 PyModuleDef module_definition = {
     PyModuleDef_HEAD_INIT,

@@ -5,8 +5,8 @@
 //     }
 //
 // A function of pybind11 that returns a zloop::task gives Python an awaitable, and a parameter that is a task
-// takes one. `def_async` also gives it its name, and sees to what a coroutine keeps: its frame has what the call
-// has given by value, and nothing else, as pybind11's own copies end with the call.
+// takes one. `def_async` also gives it its name, and sees to what a coroutine keeps: its frame has what the
+// call has given by value, and nothing else, as pybind11's own copies end with the call.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -87,20 +87,25 @@ struct is_view<std::basic_string_view<C, Traits>> : std::true_type {};
 /// Whether a coroutine may keep a parameter of this type beyond its first suspension.
 template <class P>
 constexpr bool check_parameter() {
-    static_assert(!std::is_reference_v<P>,
-                  "a coroutine that is bound takes its parameters by value: a reference is to pybind11's copy, "
-                  "which ends at the first suspension. Write T, or std::shared_ptr<T> for a bound class");
+    static_assert(
+        !std::is_reference_v<P>,
+        "a coroutine that is bound takes its parameters by value: a reference is to pybind11's copy, "
+        "which ends at the first suspension. Write T, or std::shared_ptr<T> for a bound class");
     static_assert(!is_view<P>::value,
                   "a std::string_view is of memory that ends at the first suspension: write std::string");
     static_assert(!is_span<P>::value,
-                  "a std::span is of memory that ends at the first suspension: write zloop::python::buffer, or a std::vector");
-    static_assert(!std::is_pointer_v<P>,
-                  "a pointer is to what may end at the first suspension: write T, std::string for a const char*, "
-                  "or std::shared_ptr<T> for a bound class");
+                  "a std::span is of memory that ends at the first suspension: write zloop::python::buffer, "
+                  "or a std::vector");
+    static_assert(
+        !std::is_pointer_v<P>,
+        "a pointer is to what may end at the first suspension: write T, std::string for a const char*, "
+        "or std::shared_ptr<T> for a bound class");
     static_assert(!std::is_same_v<P, pybind11::handle>,
-                  "a pybind11::handle owns nothing, and what it is of may go at the first suspension: write pybind11::object");
-    static_assert(!std::is_same_v<P, pybind11::args> && !std::is_same_v<P, pybind11::kwargs>,
-                  "take arguments by name: pybind11::args and kwargs cannot be told from positional ones here");
+                  "a pybind11::handle owns nothing, and what it is of may go at the first suspension: write "
+                  "pybind11::object");
+    static_assert(
+        !std::is_same_v<P, pybind11::args> && !std::is_same_v<P, pybind11::kwargs>,
+        "take arguments by name: pybind11::args and kwargs cannot be told from positional ones here");
     return true;
 }
 
@@ -109,7 +114,8 @@ constexpr bool has_call_guard = (pybind11::detail::is_call_guard<Extra>::value |
 
 /// A callable with its parameters.
 template <class F, class R, class... P>
-void def_function(pybind11::module_& in, const char* name, F function, task<R> (*)(P...), const auto&... extra) {
+void def_function(pybind11::module_& in, const char* name, F function, task<R> (*)(P...),
+                  const auto&... extra) {
     static_assert((check_parameter<P>() && ...));
     const object named = checked(PyUnicode_InternFromString(name));
     in.def(
@@ -179,10 +185,10 @@ inline void import_for_module() {
     }();
 }
 
-}  // namespace detail
+}  // namespace gnu::visibility("hidden")
 
-/// Binds a coroutine, a function or a callable that gives a task<T>, as a function of the module: `extra` is what
-/// module_::def takes, such as pybind11::arg() or a docstring. Also imports zloop (import_zloop()).
+/// Binds a coroutine, a function or a callable that gives a task<T>, as a function of the module: `extra` is
+/// what module_::def takes, such as pybind11::arg() or a docstring. Also imports zloop (import_zloop()).
 ///
 /// A parameter that the coroutine could not keep is refused when it is compiled, with words on what to write.
 ///
@@ -191,9 +197,10 @@ inline void import_for_module() {
 /// Example: examples/extension/first/first.cpp
 template <class F, class... Extra>
 void def_async(pybind11::module_& in, const char* name, F function, const Extra&... extra) {
-    static_assert(!detail::has_call_guard<Extra...>,
-                  "a call guard ends with the call, which only makes the coroutine: write the guard in its body, "
-                  "around what does not wait");
+    static_assert(
+        !detail::has_call_guard<Extra...>,
+        "a call guard ends with the call, which only makes the coroutine: write the guard in its body, "
+        "around what does not wait");
     detail::import_for_module();
     detail::def_function(in, name, std::move(function),
                          typename detail::signature_of<std::decay_t<F>>::type{}, extra...);
@@ -203,11 +210,13 @@ void def_async(pybind11::module_& in, const char* name, F function, const Extra&
 /// Example: examples/extension/first/first.cpp
 template <class C, class... Options, class F, class... Extra>
 void def_async(pybind11::class_<C, Options...>& in, const char* name, F function, const Extra&... extra) {
-    static_assert(!detail::has_call_guard<Extra...>,
-                  "a call guard ends with the call, which only makes the coroutine: write the guard in its body, "
-                  "around what does not wait");
-    static_assert(std::is_member_function_pointer_v<F>,
-                  "a method is a pointer to a member function: for a free function write a member that calls it");
+    static_assert(
+        !detail::has_call_guard<Extra...>,
+        "a call guard ends with the call, which only makes the coroutine: write the guard in its body, "
+        "around what does not wait");
+    static_assert(
+        std::is_member_function_pointer_v<F>,
+        "a method is a pointer to a member function: for a free function write a member that calls it");
     detail::import_for_module();
     detail::def_method<C>(in, name, function, typename detail::signature_of<F>::type{}, extra...);
 }
@@ -239,7 +248,7 @@ task<bool> left(task<R> work) {
 }
 inline task<> nothing_to_do() { co_return; }
 
-}  // namespace detail
+}  // namespace gnu::visibility("hidden")
 
 /// Makes a class an asynchronous context manager: `async with` awaits `enter`, a member that gives a task, at
 /// its begin, and gives the object; and `leave` at its end, however that comes. An exception goes on.
@@ -303,7 +312,7 @@ task<T> awaited_as(pybind11::object what) {
     co_return co_await await<T>(std::move(what));
 }
 
-}  // namespace detail
+}  // namespace gnu::visibility("hidden")
 
 }  // namespace zloop::python
 

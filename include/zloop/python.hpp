@@ -22,8 +22,8 @@ namespace zloop::python {
 /// Imports zloop's package, where there is one, so that a mismatch is told when an extension is imported, not
 /// when it is used first. To be called by a module's initialization.
 ///
-/// Fails:   throws `raised`: an ImportError where the package was built from other headers than the extension.
-/// Example: examples/extension/first/first.cpp
+/// Fails:   throws `raised`: an ImportError where the package was built from other headers than the
+/// extension. Example: examples/extension/first/first.cpp
 inline void import_zloop() { detail::interpreter::here().import_package(); }
 
 /// Gives the C++ loop under the asyncio loop that runs in this thread: zloop's own, or a guest in another.
@@ -50,8 +50,8 @@ inline loop& running_loop() {
 inline void touch_loop() noexcept { detail::touch_running(); }
 
 /// Makes a Python awaitable of `work`: to await, or for create_task(), gather(), a TaskGroup, as a coroutine.
-/// It runs when it is awaited, once. `convert`, a callable without state, makes the result a new reference, or
-/// returns null with the error set; a result<U> is converted as a U, or is its error.
+/// It runs when it is awaited, once. `convert`, a callable without state, makes the result a new reference,
+/// or returns null with the error set; a result<U> is converted as a U, or is its error.
 ///
 /// Completes: with the result of `work`.
 /// Fails:     raises what `work` threw: a Python exception as itself, std::system_error as OSError or the
@@ -71,12 +71,10 @@ object awaitable(task<T> work, [[maybe_unused]] Convert convert, object name = o
 
 /// The same of a task whose result is an object already, or nothing.
 inline object awaitable(task<object> work, object name = object()) {
-    return awaitable(
-        std::move(work), [](object given) { return given.release(); }, std::move(name));
+    return awaitable(std::move(work), [](object given) { return given.release(); }, std::move(name));
 }
 inline object awaitable(task<void> work, object name = object()) {
-    return awaitable(
-        std::move(work), [] { return Py_NewRef(Py_None); }, std::move(name));
+    return awaitable(std::move(work), [] { return Py_NewRef(Py_None); }, std::move(name));
 }
 
 /// What await() gives.

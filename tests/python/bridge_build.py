@@ -52,6 +52,7 @@ def load(path: Path) -> ModuleType:
 def folder_of_the_run(factory: pytest.TempPathFactory) -> Path:
     """One for all workers of pytest-xdist."""
     import os
+
     if os.environ.get("DEVFOLDER"):
         return Path(os.environ["DEVFOLDER"])
     base = factory.getbasetemp()

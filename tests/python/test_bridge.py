@@ -730,9 +730,7 @@ async def test_one_that_waits_in_cpp_is_kept_by_the_loop(loop: Any, cpp: Any) ->
 
 
 @pytest.mark.parametrize("wait", ["nap", "via", "via_after_turn", "at_once", "alternate"])
-def test_a_loop_that_is_closed_ends_what_runs_on_it(
-    new_loop: Any, cpp: Any, wait: str
-) -> None:
+def test_a_loop_that_is_closed_ends_what_runs_on_it(new_loop: Any, cpp: Any, wait: str) -> None:
     loop = new_loop()
     said = []
     loop.set_exception_handler(lambda _, context: said.append(context["message"]))
@@ -928,3 +926,91 @@ def test_what_would_dangle_is_refused_by_the_compiler(tmp_path: Any) -> None:
         "a call guard ends with the call",
     ):
         assert sentence in done.stderr, sentence
+
+
+# Other ways to bind.
+
+
+@pytest.fixture(scope="session")
+def bare_extension(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return bridge_build.build(
+        SOURCE.with_name("bare.cpp"), bridge_build.folder_of_the_run(tmp_path_factory)
+    )
+
+
+async def test_no_binding_library_is_needed(loop: Any, bare_extension: Any) -> None:
+    bare = bridge_build.load(bare_extension)
+
+    assert await bare.ready(1) == 1
+    assert await bare.turn(2) == 2
+    assert await bare.via(later(3)) == 3
+    assert await bare.repeat(lambda: bare.turn(1), 10) is None
+
+
+async def test_extensions_share_a_loop_and_await_each_other(
+    loop: Any, cpp: Any, bare_extension: Any
+) -> None:
+    bare = bridge_build.load(bare_extension)
+
+    assert await cpp.via(bare.via(cpp.via_after_turn(bare.turn(1)))) == 1
+    assert await cpp.takes(bare.turn(1)) == 2
+
+
+def test_each_interpreter_has_its_own(bare_extension: Any) -> None:
+    said = check_program(
+        """
+        import sys
+        try:
+            import _interpreters as interpreters
+            run = interpreters.exec
+        except ImportError:
+            import _xxsubinterpreters as interpreters
+            run = interpreters.run_string
+
+        program = f'''
+        import asyncio, sys
+        sys.path[:0] = {[sys.argv[1], *sys.path]!r}
+        import bare
+        async def main():
+            async def one():
+                await asyncio.sleep(0)
+                return 1
+            return await bare.turn(3) + await bare.via(one())
+        {{}}
+        '''
+        import textwrap
+        ours = textwrap.dedent(program).format("print(asyncio.run(main()), flush=True)")
+        theirs = textwrap.dedent(program).format(
+            "import zloop; print(zloop.run(main()), flush=True)"
+        )
+        for source in (ours, theirs):
+            exec(source)
+            for _ in range(2):
+                other = interpreters.create()
+                run(other, source)
+                interpreters.destroy(other)
+            exec(source)
+        """,
+        str(bare_extension.parent),
+    )
+
+    assert said == "4\n" * 8
+
+
+@pytest.mark.slow
+def test_nanobind_needs_a_caster_of_a_few_lines(tmp_path: Any) -> None:
+    nanobind = pytest.importorskip("nanobind")
+    root = Path(nanobind.source_dir()).parent
+    more = [str(root / "src" / "nb_combined.cpp"), f"-I{nanobind.include_dir()}"]
+    more += [f"-I{root / 'ext' / 'robin_map' / 'include'}", "-fno-strict-aliasing", "-Wno-error"]
+    source = ROOT / "examples" / "extension" / "nanobind" / "awaited.cpp"
+    awaited = bridge_build.load(bridge_build.build(source, tmp_path, "-O0", *more))
+
+    async def main() -> tuple[str, int]:
+        async def word() -> str:
+            await asyncio.sleep(0)
+            return "word"
+
+        return await awaited.greet("nanobind"), await awaited.length(word())
+
+    assert asyncio.run(main()) == ("hello nanobind", 4)

@@ -73,8 +73,8 @@ inline object exception_of(PyObject* const* values, Py_ssize_t count) noexcept {
         } else if (value == Py_None) {
             exception = object::steal(call(type));
         } else {
-            exception = object::steal(PyTuple_Check(value) ? PyObject_Call(type, value, nullptr)
-                                                           : call(type, value));
+            exception =
+                object::steal(PyTuple_Check(value) ? PyObject_Call(type, value, nullptr) : call(type, value));
         }
         if (!exception) {
             return object();
@@ -175,7 +175,8 @@ inline object make() {
     static PyMethodDef methods[] = {
         {"send", &send_value, METH_O, "send($self, value, /)\n--\n\nAs a coroutine's."},
         {"throw", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&throw_in)), METH_FASTCALL,
-         "As a coroutine's. CancelledError cancels the C++ task and waits for its end; any other exception cancels it, too, and leaves "
+         "As a coroutine's. CancelledError cancels the C++ task and waits for its end; any other exception "
+         "cancels it, too, and leaves "
          "it to end alone."},
         {"close", &close, METH_NOARGS,
          "close($self, /)\n--\n\nCancel the C++ task. Where it needs a while to end, it does so alone."},
@@ -300,7 +301,8 @@ inline object make_awaitable(const kind_of_work& kind, std::coroutine_handle<> f
         name = home.str_task;
     }
     auto* const type = reinterpret_cast<PyTypeObject*>(home.awaitable_type.get());
-    auto* const made = PyObject_GC_New(object_head, type);  // tracked once it waits: until then it shows nothing
+    auto* const made =
+        PyObject_GC_New(object_head, type);  // tracked once it waits: until then it shows nothing
     if (made == nullptr) {
         throw_error_set(home.cancelled_error.get());
     }
@@ -309,6 +311,6 @@ inline object make_awaitable(const kind_of_work& kind, std::coroutine_handle<> f
     return object::steal(reinterpret_cast<PyObject*>(made));
 }
 
-}  // namespace detail
+}  // namespace gnu::visibility("hidden")
 
 }  // namespace zloop::python

@@ -1,7 +1,7 @@
 // zloop/python/buffer.hpp: bytes that one language owns and the other one uses, without a copy.
 //
-// From Python: a buffer keeps the object's memory where it is, for as long as a coroutine needs it. From C++: a
-// memoryview that owns what it shows.
+// From Python: a buffer keeps the object's memory where it is, for as long as a coroutine needs it. From C++:
+// a memoryview that owns what it shows.
 #pragma once
 
 #include <zloop/python/interpreter.hpp>
@@ -14,8 +14,8 @@
 
 namespace zloop::python {
 
-/// The memory of a bytes, bytearray, memoryview, array…: a parameter for a coroutine that reads it. A bytearray
-/// cannot be resized meanwhile.
+/// The memory of a bytes, bytearray, memoryview, array…: a parameter for a coroutine that reads it. A
+/// bytearray cannot be resized meanwhile.
 ///
 /// Owns:    an export of the object.
 /// Thread:  one that has the GIL, for its begin and its end; the bytes can be read without.
@@ -42,8 +42,9 @@ protected:
     }
     /// Its bytes, to be written.
     std::span<std::byte> of_view() const noexcept {
-        return view_ != nullptr ? std::span(static_cast<std::byte*>(view_->buf), static_cast<std::size_t>(view_->len))
-                                : std::span<std::byte>();
+        return view_ != nullptr
+                   ? std::span(static_cast<std::byte*>(view_->buf), static_cast<std::size_t>(view_->len))
+                   : std::span<std::byte>();
     }
 
 private:
@@ -97,10 +98,9 @@ object make_type_of_memory() {
          })},
         {0, nullptr},
     };
-    static PyType_Spec spec = {"zloop.memory", sizeof(memory_object<Owner>), 0,
-                               Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION |
-                                   Py_TPFLAGS_IMMUTABLETYPE,
-                               slots};
+    static PyType_Spec spec = {
+        "zloop.memory", sizeof(memory_object<Owner>), 0,
+        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE, slots};
     return checked(PyType_FromSpec(&spec));
 }
 
@@ -121,7 +121,7 @@ object memory_of(object& type, Owner owned) {
     return checked(PyMemoryView_FromObject(exporter.get()));
 }
 
-}  // namespace detail
+}  // namespace gnu::visibility("hidden")
 
 /// Makes a read-only memoryview that owns `bytes`: nothing is copied.
 ///

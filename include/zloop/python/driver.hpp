@@ -1,11 +1,12 @@
 // zloop/python/driver.hpp: a C++ task inside of a Python awaitable, and what it awaits in Python.
 //
 // Delegate, do not schedule. A step of the awaiting asyncio.Task runs the C++ task right there. Where that
-// awaits a Python object, the object becomes the inner iterator, as in `yield from`, and the Task gets what it
-// yields: so contextvars, current_task, timeouts and cancellation are asyncio's own. Where it waits in C++, the
-// Task gets a future; the loop resumes the C++ task without Python, as often as that waits, and the future is
-// set once: at its end, or when it wants Python again. That is the crossing (`cross()`), the only place where a
-// turn of C++ touches Python, and so the one to take the GIL in, should turns ever run without it.
+// awaits a Python object, the object becomes the inner iterator, as in `yield from`, and the Task gets what
+// it yields: so contextvars, current_task, timeouts and cancellation are asyncio's own. Where it waits in
+// C++, the Task gets a future; the loop resumes the C++ task without Python, as often as that waits, and the
+// future is set once: at its end, or when it wants Python again. That is the crossing (`cross()`), the only
+// place where a turn of C++ touches Python, and so the one to take the GIL in, should turns ever run without
+// it.
 //
 // Who owns it: until it has begun, who has the awaitable. While it waits in C++, or goes on alone after a
 // close(), also the loop, by a reference. While it waits for Python, not the loop: what nobody can wake, the
@@ -43,7 +44,8 @@ inline bool is_running_here(interpreter& home, PyObject* asyncio_loop) noexcept 
     }
 }
 
-/// C++ has run outside of the loop's turns and of an awaitable's step: a host that is not zloop's has to know.
+/// C++ has run outside of the loop's turns and of an awaitable's step: a host that is not zloop's has to
+/// know.
 inline void touch_running() noexcept {
     try {
         interpreter& home = interpreter::here();
@@ -91,7 +93,8 @@ inline object iterator_of(PyObject* awaitable) noexcept {
 /// chain, or on the loop by nobody's awaitable - the awaitable becomes an asyncio.Task of its own.
 class waiter : op, cancellable {
 public:
-    explicit waiter(object what) noexcept : op(&waiter::go_on), cancellable(&waiter::stop), what_(std::move(what)) {}
+    explicit waiter(object what) noexcept
+        : op(&waiter::go_on), cancellable(&waiter::stop), what_(std::move(what)) {}
     waiter(const waiter&) = delete;
     waiter& operator=(const waiter&) = delete;
 
@@ -172,8 +175,7 @@ private:
 struct kind_of_work {
     void (*begin)(void* frame, const context& around, zloop::detail::completion& notified) noexcept;
     /// The result of a task that has ended, as an object; null, and the error is set.
-    PyObject* (*take)(void* frame, PyObject* cancelled_error,
-                      zloop::detail::failure_trail& passed) noexcept;
+    PyObject* (*take)(void* frame, PyObject* cancelled_error, zloop::detail::failure_trail& passed) noexcept;
     const zloop::detail::task_promise_base& (*promise)(void* frame) noexcept;
 };
 
@@ -290,21 +292,21 @@ private:
     const kind_of_work& kind_;
     std::coroutine_handle<> frame_;
     object name_;
-    object keeps_;              // what the task uses: of a method, its object
-    object asyncio_;            // the loop of the first step
-    loop* on_ = nullptr;        // below it; null before it has begun, and once it has ended
-    guest* host_ = nullptr;     // where that is another's; lives as long as `asyncio_`
+    object keeps_;           // what the task uses: of a method, its object
+    object asyncio_;         // the loop of the first step
+    loop* on_ = nullptr;     // below it; null before it has begun, and once it has ended
+    guest* host_ = nullptr;  // where that is another's; lives as long as `asyncio_`
     std::optional<own_scope> within_;
-    object wake_;               // the future of a wait in C++
-    object inner_, yielded_;    // what is delegated to, and what it gave for the Task to wait for
-    object thrown_;             // how Python has cancelled the task
-    waiter* leaf_ = nullptr;    // who has delegated
-    waiter* asks_ = nullptr;    // who would like to
+    object wake_;             // the future of a wait in C++
+    object inner_, yielded_;  // what is delegated to, and what it gave for the Task to wait for
+    object thrown_;           // how Python has cancelled the task
+    waiter* leaf_ = nullptr;  // who has delegated
+    waiter* asks_ = nullptr;  // who would like to
     phase phase_ = phase::created;
-    bool is_done_ = false;      // the task has ended, and its result is to be taken
-    bool is_woken_ = false;     // the future of a wait is set
-    bool is_owned_ = false;     // by the loop
-    bool is_told_ = false;      // the cancellation comes from Python's side, which tells `inner_` itself
+    bool is_done_ = false;   // the task has ended, and its result is to be taken
+    bool is_woken_ = false;  // the future of a wait is set
+    bool is_owned_ = false;  // by the loop
+    bool is_told_ = false;   // the cancellation comes from Python's side, which tells `inner_` itself
 };
 
 /// The object: a Python awaitable.
@@ -326,8 +328,8 @@ inline PyFrameObject* made_frame(const site& where, PyObject* name) noexcept {
     if (function == nullptr) {
         return nullptr;
     }
-    const object code = object::steal(reinterpret_cast<PyObject*>(
-        PyCode_NewEmpty(where.line() != 0 ? where.file_name() : "<C++>", function, static_cast<int>(where.line()))));
+    const object code = object::steal(reinterpret_cast<PyObject*>(PyCode_NewEmpty(
+        where.line() != 0 ? where.file_name() : "<C++>", function, static_cast<int>(where.line()))));
     const object globals = object::steal(code ? PyDict_New() : nullptr);
     return globals ? PyFrame_New(PyThreadState_Get(), reinterpret_cast<PyCodeObject*>(code.get()),
                                  globals.get(), nullptr)
@@ -957,9 +959,7 @@ inline void waiter::stop(cancellable& leaf) noexcept {
     auto& self = static_cast<waiter&>(leaf);
     const bool is_end = self.around_.on->root_scope().cancelled();
     switch (self.phase_) {
-        case phase::sending:
-            self.wants_cancel_ = !self.driver_->is_told_;
-            break;
+        case phase::sending: self.wants_cancel_ = !self.driver_->is_told_; break;
         case phase::delegated:
             if (self.driver_->is_told_) {
                 break;
@@ -991,6 +991,6 @@ inline void waiter::stop(cancellable& leaf) noexcept {
     }
 }
 
-}  // namespace detail
+}  // namespace gnu::visibility("hidden")
 
 }  // namespace zloop::python

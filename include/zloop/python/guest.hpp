@@ -79,14 +79,18 @@ private:
         const object function = check(PyCFunction_New(&closing, made->token_.get()));
         const object close = check(PyMethod_New(function.get(), host));
         if (made->on_->native_handle() < 0) {
-            PyErr_SetString(PyExc_RuntimeError, "this backend of zloop has no descriptor for another loop to watch");
+            PyErr_SetString(PyExc_RuntimeError,
+                            "this backend of zloop has no descriptor for another loop to watch");
             throw_error_set(home.cancelled_error.get());
         }
         const object descriptor = check(PyLong_FromLong(made->on_->native_handle()));
         made->on_->run_once(nanoseconds::zero());  // from now on a post() is seen in the descriptor
         static_cast<void>(made->on_->leave_thread());
         check(call_method(host, home.str_add_reader.get(), descriptor.get(), made->turn_.get()));
+        // The host's own, or that of another extension's guest.
+        const object former = check(PyObject_GetAttr(host, home.str_close.get()));
         if (PyObject_SetAttr(host, home.str_guest.get(), owner.get()) != 0 ||
+            PyObject_SetAttr(host, home.str_former_close.get(), former.get()) != 0 ||
             PyObject_SetAttr(host, home.str_close.get(), close.get()) != 0) {
             const error_kept kept;
             object::steal(call_method(host, home.str_remove_reader.get(), descriptor.get()));
@@ -148,7 +152,9 @@ private:
                 self->end();
             }
         }
-        return PyObject_CallMethod(reinterpret_cast<PyObject*>(Py_TYPE(host)), "close", "O", host);
+        const object former =
+            object::steal(PyObject_GetAttr(host, interpreter::here().str_former_close.get()));
+        return former ? call(former.get()) : nullptr;
     }
 
     void end() noexcept {
@@ -215,7 +221,7 @@ private:
     static constexpr const char* gone = "gone";  // a token's context: the guest is no more
 
     interpreter& home_;
-    PyObject* host_;  // borrowed: it owns us
+    PyObject* host_;          // borrowed: it owns us
     std::optional<loop> on_;  // until the host is closed
     object token_, turn_, wake_, timer_;
     time_point armed_for_ = time_point::max();
@@ -241,6 +247,6 @@ inline place place_in(interpreter& home, PyObject* asyncio_loop) {
     return {&found.on(), &found};
 }
 
-}  // namespace detail
+}  // namespace gnu::visibility("hidden")
 
 }  // namespace zloop::python

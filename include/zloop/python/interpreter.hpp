@@ -51,8 +51,8 @@ public:
     const core* package() {
         if (core_ == nullptr) {
             PyObject* const modules = PySys_GetObject("modules");  // borrowed
-            const object module = object::borrow(
-                modules != nullptr ? PyDict_GetItemString(modules, "zloop._zloop") : nullptr);
+            const object module =
+                object::borrow(modules != nullptr ? PyDict_GetItemString(modules, "zloop._zloop") : nullptr);
             if (module) {
                 check(module);
             }
@@ -88,11 +88,11 @@ public:
 
     object get_running_loop, ensure_future, current_task;
     object cancelled_error, invalid_state_error;
-    object empty_context;                   // for callbacks that are nobody's
+    object empty_context;  // for callbacks that are nobody's
     object awaitable_type, iteration_type, memory_type, string_memory_type;  // made when they are needed
     object str_add_done_callback, str_add_reader, str_cancel, str_cancelling, str_call_later, str_call_soon,
-        str_close, str_create_future, str_future_blocking, str_guest, str_is_running, str_remove_reader,
-        str_result, str_set_result, str_task, str_throw;
+        str_close, str_create_future, str_former_close, str_future_blocking, str_guest, str_is_running,
+        str_remove_reader, str_result, str_set_result, str_task, str_throw;
     object context_keyword, loop_keyword;
 
 private:
@@ -128,6 +128,8 @@ private:
         char name[48];
         std::snprintf(name, sizeof name, "_zloop_guest_%p", static_cast<const void*>(&interpreters_gone));
         intern(str_guest, name);
+        std::snprintf(name, sizeof name, "_zloop_close_%p", static_cast<const void*>(&interpreters_gone));
+        intern(str_former_close, name);
         context_keyword = checked(Py_BuildValue("(s)", "context"));
         loop_keyword = checked(Py_BuildValue("(s)", "loop"));
     }
@@ -163,22 +165,21 @@ private:
         if (!capsule) {
             PyErr_Clear();
             PyErr_SetString(PyExc_ImportError,
-                            "this extension needs a newer zloop, one with a bridge: pip install -U zloop");
+                            "this extension needs a newer zloop: this one has no bridge to extensions");
             throw_error_set(cancelled_error.get());
         }
-        const auto* const found =
-            static_cast<const core*>(PyCapsule_GetPointer(capsule.get(), capsule_name));
+        const auto* const found = static_cast<const core*>(PyCapsule_GetPointer(capsule.get(), capsule_name));
         if (found == nullptr) {
             throw_error_set(cancelled_error.get());
         }
         if (found->version != core::current || found->layout != layout()) {
             const bool same = std::string(found->zloop_version) == ZLOOP_VERSION;
-            PyErr_Format(PyExc_ImportError,
-                         "this extension was compiled with the headers of zloop %s, and the package is zloop %s%s: "
-                         "build the extension anew with the headers of zloop.get_include(), or pip install "
-                         "zloop==%s",
-                         ZLOOP_VERSION, found->zloop_version,
-                         same ? ", built otherwise (bridge or memory layout differ)" : "", ZLOOP_VERSION);
+            PyErr_Format(
+                PyExc_ImportError,
+                "this extension was compiled with the headers of zloop %s, and the package is zloop %s%s: "
+                "build the extension anew with the headers of zloop.get_include(), or install zloop %s",
+                ZLOOP_VERSION, found->zloop_version,
+                same ? ", built otherwise (bridge or memory layout differ)" : "", ZLOOP_VERSION);
             throw_error_set(cancelled_error.get());
         }
         package_ = module;
@@ -189,6 +190,6 @@ private:
     const core* core_ = nullptr;
 };
 
-}  // namespace detail
+}  // namespace gnu::visibility("hidden")
 
 }  // namespace zloop::python

@@ -1,4 +1,5 @@
-// zloop/python/iteration.hpp: `async for` over what C++ has: a channel, a stream, whatever gives one after another.
+// zloop/python/iteration.hpp: `async for` over what C++ has: a channel, a stream, whatever gives one after
+// another.
 //
 // The iterator owns the callable that makes the tasks, and each awaitable of __anext__() the iterator.
 #pragma once
@@ -96,14 +97,13 @@ inline object make_type_of_iterations() {
         {Py_tp_methods, methods},
         {0, nullptr},
     };
-    static PyType_Spec spec = {"zloop.iterator", sizeof(iteration_object), 0,
-                               Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION |
-                                   Py_TPFLAGS_IMMUTABLETYPE,
-                               slots};
+    static PyType_Spec spec = {
+        "zloop.iterator", sizeof(iteration_object), 0,
+        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE, slots};
     return checked(PyType_FromSpec(&spec));
 }
 
-}  // namespace detail
+}  // namespace gnu::visibility("hidden")
 
 /// Makes an asynchronous iterator: `next()` gives a task<std::optional<T>>, whose none is the end. `convert`
 /// makes a T an object, as in awaitable().

@@ -1,14 +1,14 @@
-// zloop/python/object.hpp: a Python object that C++ owns, and exceptions that cross between the two languages.
+// zloop/python/object.hpp: a Python object that C++ owns, and exceptions that cross between the two
+// languages.
 //
-// A Python exception travels through C++ as itself, in a holder, and is also what C++ takes it for: an OSError
-// is a std::system_error with its errno, a CancelledError one with operation_canceled, a MemoryError is a
-// std::bad_alloc. On the way back the holder gives the very object again; a C++ exception becomes what Python
-// calls the same.
+// A Python exception travels through C++ as itself, in a holder, and is also what C++ takes it for: an
+// OSError is a std::system_error with its errno, a CancelledError one with operation_canceled, a MemoryError
+// is a std::bad_alloc. On the way back the holder gives the very object again; a C++ exception becomes what
+// Python calls the same.
 //
 // All of it with the GIL, in the interpreter that the objects are of.
 #pragma once
 
-#define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 #include <zloop/config.hpp>
@@ -21,7 +21,6 @@
 #include <utility>
 
 #include <zloop/error.hpp>
-
 
 /// What works without a binding library: `#include <zloop/python.hpp>`.
 namespace zloop::python {
@@ -69,7 +68,8 @@ private:
     PyObject* owned_ = nullptr;
 };
 
-/// A Python exception on its way through C++: to be caught by reference, beside the standard class that it is.
+/// A Python exception on its way through C++: to be caught by reference, beside the standard class that it
+/// is.
 ///
 /// Owns:    the exception object, with its traceback.
 /// Thread:  one that has the GIL, also for its end.
@@ -106,7 +106,7 @@ public:
     const char* what() const noexcept override { return Py_TYPE(instance().get())->tp_name; }
 };
 
-namespace detail {
+namespace detail [[gnu::visibility("hidden")]] {
 
 class os_error final : public raised, public std::system_error {
 public:
@@ -273,6 +273,6 @@ inline void set_error(const std::exception_ptr& failure, PyObject* cancelled_err
     }
 }
 
-}  // namespace detail
+}  // namespace gnu::visibility("hidden")
 
 }  // namespace zloop::python

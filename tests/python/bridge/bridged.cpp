@@ -53,7 +53,9 @@ task<std::string> stubborn(double length, [[maybe_unused]] counted frame = {}) {
     co_return slept ? "slept" : "cancelled, and done all the same";
 }
 
-task<py::object> via(py::object what, [[maybe_unused]] counted frame = {}) { co_return co_await zp::await(std::move(what)); }
+task<py::object> via(py::object what, [[maybe_unused]] counted frame = {}) {
+    co_return co_await zp::await(std::move(what));
+}
 task<py::object> via_deep(py::object what, int depth) {
     if (depth > 0) {
         co_return co_await via_deep(std::move(what), depth - 1);
@@ -128,19 +130,32 @@ task<void> fail(std::string how, bool after_turn) {
     if (after_turn) {
         co_await zloop::next_turn();
     }
-    if (how == "errno") throw std::system_error(ENOENT, std::system_category(), "looking");
-    if (how == "refused") throw std::system_error(std::make_error_code(std::errc::connection_refused));
-    if (how == "timed_out") throw std::system_error(std::make_error_code(std::errc::timed_out));
-    if (how == "canceled") throw std::system_error(std::make_error_code(std::errc::operation_canceled));
-    if (how == "end") throw std::system_error(make_error_code(zloop::errc::end_of_stream));
-    if (how == "memory") throw std::bad_alloc();
-    if (how == "range") throw std::out_of_range("no such key");
-    if (how == "argument") throw std::invalid_argument("not that");
-    if (how == "runtime") throw std::runtime_error("broken");
-    if (how == "own") throw own_failure("of my own");
-    if (how == "python") throw py::value_error("by pybind11");
-    if (how == "key") throw py::key_error("k");
-    if (how == "int") throw 7;
+    if (how == "errno")
+        throw std::system_error(ENOENT, std::system_category(), "looking");
+    if (how == "refused")
+        throw std::system_error(std::make_error_code(std::errc::connection_refused));
+    if (how == "timed_out")
+        throw std::system_error(std::make_error_code(std::errc::timed_out));
+    if (how == "canceled")
+        throw std::system_error(std::make_error_code(std::errc::operation_canceled));
+    if (how == "end")
+        throw std::system_error(make_error_code(zloop::errc::end_of_stream));
+    if (how == "memory")
+        throw std::bad_alloc();
+    if (how == "range")
+        throw std::out_of_range("no such key");
+    if (how == "argument")
+        throw std::invalid_argument("not that");
+    if (how == "runtime")
+        throw std::runtime_error("broken");
+    if (how == "own")
+        throw own_failure("of my own");
+    if (how == "python")
+        throw py::value_error("by pybind11");
+    if (how == "key")
+        throw py::key_error("k");
+    if (how == "int")
+        throw 7;
 }
 task<void> fail_deep(int depth) {
     if (depth == 0) {
