@@ -24,7 +24,8 @@
 
 namespace zloop::python {
 
-namespace detail [[gnu::visibility("hidden")]] {
+#pragma GCC visibility push(hidden)
+namespace detail {
 
 inline object object_of(pybind11::handle shared) noexcept { return object::borrow(shared.ptr()); }
 
@@ -185,7 +186,8 @@ inline void import_for_module() {
     }();
 }
 
-}  // namespace gnu::visibility("hidden")
+}  // namespace detail
+#pragma GCC visibility pop
 
 /// Binds a coroutine, a function or a callable that gives a task<T>, as a function of the module: `extra` is
 /// what module_::def takes, such as pybind11::arg() or a docstring. Also imports zloop (import_zloop()).
@@ -230,7 +232,8 @@ pybind11::object async_iterator(Source source) {
         async_iterator(std::move(source), detail::by_pybind11()).release());
 }
 
-namespace detail [[gnu::visibility("hidden")]] {
+#pragma GCC visibility push(hidden)
+namespace detail {
 
 template <class R>
 task<object> entered(task<R> work, object self) {
@@ -248,7 +251,8 @@ task<bool> left(task<R> work) {
 }
 inline task<> nothing_to_do() { co_return; }
 
-}  // namespace gnu::visibility("hidden")
+}  // namespace detail
+#pragma GCC visibility pop
 
 /// Makes a class an asynchronous context manager: `async with` awaits `enter`, a member that gives a task, at
 /// its begin, and gives the object; and `leave` at its end, however that comes. An exception goes on.
@@ -305,14 +309,16 @@ cast_awaiter<T> await(pybind11::object what) noexcept {
     return cast_awaiter<T>(std::move(what));
 }
 
-namespace detail [[gnu::visibility("hidden")]] {
+#pragma GCC visibility push(hidden)
+namespace detail {
 
 template <class T>
 task<T> awaited_as(pybind11::object what) {
     co_return co_await await<T>(std::move(what));
 }
 
-}  // namespace gnu::visibility("hidden")
+}  // namespace detail
+#pragma GCC visibility pop
 
 }  // namespace zloop::python
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib.util
+import os
 import subprocess
 import sys
 import sysconfig
@@ -11,9 +12,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, environment_of_others
 
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
+SANITIZED = os.environ.get("ZLOOP_BRIDGE_FLAGS", "").split()  # what tools/sanitize adds
 FLAGS = ["-std=c++20", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wshadow", "-Werror"]
 
 
@@ -32,8 +34,21 @@ def build(source: Path, folder: Path, *flags: str) -> Path:
     with open(folder / f"{source.stem}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not made.exists():
-            command = ["g++", *FLAGS, *(flags or ("-O1",)), *includes(), "-shared", str(source)]
-            done = subprocess.run([*command, "-o", str(made)], capture_output=True, text=True)
+            command = [
+                "g++",
+                *FLAGS,
+                *(flags or ("-O1",)),
+                *SANITIZED,
+                *includes(),
+                "-shared",
+                str(source),
+            ]
+            done = subprocess.run(
+                [*command, "-o", str(made)],
+                env=environment_of_others(),
+                capture_output=True,
+                text=True,
+            )
             assert done.returncode == 0, done.stderr[-8000:]
     return made
 
@@ -51,9 +66,6 @@ def load(path: Path) -> ModuleType:
 
 def folder_of_the_run(factory: pytest.TempPathFactory) -> Path:
     """One for all workers of pytest-xdist."""
-    import os
 
-    if os.environ.get("DEVFOLDER"):
-        return Path(os.environ["DEVFOLDER"])
     base = factory.getbasetemp()
     return (base.parent if base.name.startswith("popen-") else base) / "bridge"

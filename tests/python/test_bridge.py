@@ -20,7 +20,7 @@ from typing import Any
 
 import bridge_build
 import pytest
-from helpers import PATIENCE, ROOT, check_program, environment, turns
+from helpers import PATIENCE, ROOT, check_program, turns
 
 SOURCE = ROOT / "tests" / "python" / "bridge" / "bridged.cpp"
 

@@ -16,7 +16,8 @@
 
 namespace zloop::python {
 
-namespace detail [[gnu::visibility("hidden")]] {
+#pragma GCC visibility push(hidden)
+namespace detail {
 
 namespace type_of_awaitables {
 
@@ -311,6 +312,7 @@ inline object make_awaitable(const kind_of_work& kind, std::coroutine_handle<> f
     return object::steal(reinterpret_cast<PyObject*>(made));
 }
 
-}  // namespace gnu::visibility("hidden")
+}  // namespace detail
+#pragma GCC visibility pop
 
 }  // namespace zloop::python

@@ -71,7 +71,8 @@ public:
     std::span<std::byte> space() const noexcept { return of_view(); }
 };
 
-namespace detail [[gnu::visibility("hidden")]] {
+#pragma GCC visibility push(hidden)
+namespace detail {
 
 struct memory_head {
     PyObject_HEAD
@@ -121,7 +122,8 @@ object memory_of(object& type, Owner owned) {
     return checked(PyMemoryView_FromObject(exporter.get()));
 }
 
-}  // namespace gnu::visibility("hidden")
+}  // namespace detail
+#pragma GCC visibility pop
 
 /// Makes a read-only memoryview that owns `bytes`: nothing is copied.
 ///

@@ -21,7 +21,8 @@
 
 namespace zloop::python {
 
-namespace detail [[gnu::visibility("hidden")]] {
+#pragma GCC visibility push(hidden)
+namespace detail {
 
 /// The capsule's name, by which C checks it; and that of the module's attribute.
 inline constexpr const char* capsule_name = "zloop._zloop._bridge";
@@ -120,6 +121,7 @@ constexpr std::uint64_t layout() noexcept {
     return made.value();
 }
 
-}  // namespace gnu::visibility("hidden")
+}  // namespace detail
+#pragma GCC visibility pop
 
 }  // namespace zloop::python

@@ -30,7 +30,8 @@
 
 namespace zloop::python {
 
-namespace detail [[gnu::visibility("hidden")]] {
+#pragma GCC visibility push(hidden)
+namespace detail {
 
 class driver;
 
@@ -991,6 +992,7 @@ inline void waiter::stop(cancellable& leaf) noexcept {
     }
 }
 
-}  // namespace gnu::visibility("hidden")
+}  // namespace detail
+#pragma GCC visibility pop
 
 }  // namespace zloop::python

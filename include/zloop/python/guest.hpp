@@ -16,7 +16,8 @@
 
 namespace zloop::python {
 
-namespace detail [[gnu::visibility("hidden")]] {
+#pragma GCC visibility push(hidden)
+namespace detail {
 
 class guest {
 public:
@@ -247,6 +248,7 @@ inline place place_in(interpreter& home, PyObject* asyncio_loop) {
     return {&found.on(), &found};
 }
 
-}  // namespace gnu::visibility("hidden")
+}  // namespace detail
+#pragma GCC visibility pop
 
 }  // namespace zloop::python

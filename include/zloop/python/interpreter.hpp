@@ -17,7 +17,8 @@
 
 namespace zloop::python {
 
-namespace detail [[gnu::visibility("hidden")]] {
+#pragma GCC visibility push(hidden)
+namespace detail {
 
 /// How many interpreters have gone: the numbers of a new runtime begin again.
 inline constinit std::atomic<unsigned> interpreters_gone = 0;
@@ -190,6 +191,7 @@ private:
     const core* core_ = nullptr;
 };
 
-}  // namespace gnu::visibility("hidden")
+}  // namespace detail
+#pragma GCC visibility pop
 
 }  // namespace zloop::python

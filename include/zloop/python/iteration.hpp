@@ -13,7 +13,8 @@
 
 namespace zloop::python {
 
-namespace detail [[gnu::visibility("hidden")]] {
+#pragma GCC visibility push(hidden)
+namespace detail {
 
 /// Makes the awaitables of an iterator.
 class iteration {
@@ -103,7 +104,8 @@ inline object make_type_of_iterations() {
     return checked(PyType_FromSpec(&spec));
 }
 
-}  // namespace gnu::visibility("hidden")
+}  // namespace detail
+#pragma GCC visibility pop
 
 /// Makes an asynchronous iterator: `next()` gives a task<std::optional<T>>, whose none is the end. `convert`
 /// makes a T an object, as in awaitable().

@@ -106,7 +106,8 @@ public:
     const char* what() const noexcept override { return Py_TYPE(instance().get())->tp_name; }
 };
 
-namespace detail [[gnu::visibility("hidden")]] {
+#pragma GCC visibility push(hidden)
+namespace detail {
 
 class os_error final : public raised, public std::system_error {
 public:
@@ -273,6 +274,7 @@ inline void set_error(const std::exception_ptr& failure, PyObject* cancelled_err
     }
 }
 
-}  // namespace gnu::visibility("hidden")
+}  // namespace detail
+#pragma GCC visibility pop
 
 }  // namespace zloop::python
