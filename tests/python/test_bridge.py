@@ -10,6 +10,8 @@ import collections.abc
 import contextvars
 import gc
 import inspect
+import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -20,7 +22,14 @@ from typing import Any
 
 import bridge_build
 import pytest
-from helpers import PATIENCE, ROOT, check_program, turns
+from helpers import (
+    PATIENCE,
+    ROOT,
+    check_program,
+    environment,
+    environment_of_others,
+    turns,
+)
 
 SOURCE = ROOT / "tests" / "python" / "bridge" / "bridged.cpp"
 
@@ -1014,3 +1023,44 @@ def test_nanobind_needs_a_caster_of_a_few_lines(tmp_path: Any) -> None:
         return await awaited.greet("nanobind"), await awaited.length(word())
 
     assert asyncio.run(main()) == ("hello nanobind", 4)
+
+
+@pytest.mark.slow
+def test_the_project_of_the_tutorial_becomes_a_wheel_and_runs_on_both_loops(tmp_path: Any) -> None:
+    project, where = tmp_path / "first", tmp_path / "installed"
+    shutil.copytree(ROOT / "examples" / "extension" / "first", project)
+    outside = environment(**environment_of_others())
+
+    def run(*command: object, **more: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *map(str, command)],
+            cwd=project,
+            env={**outside, **more},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run("-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps", ".")
+    wheel = next(project.glob("first-*.whl"))
+    run("-m", "pip", "install", "-q", "--no-deps", "--target", where, wheel)
+
+    path = os.pathsep.join([str(where), *filter(None, [outside.get("PYTHONPATH")])])
+    for loop in ((), ("-m", "zloop")):
+        assert run(*loop, "program.py", PYTHONPATH=path).splitlines() == [
+            "hello you",
+            "['hello 0', 'hello 1', 'hello 2']",
+            "8",
+            "2",
+            "[3, 2, 1]",
+            "too late",
+        ]
+
+
+def test_the_tutorial_shows_the_files_of_its_project() -> None:
+    page = (ROOT / "docs" / "tutorials" / "first-awaitable-cpp-function.md").read_text()
+    project = ROOT / "examples" / "extension" / "first"
+
+    assert f"```meson\n{(project / 'meson.build').read_text()}```" in page
+    assert f"```toml\n{(project / 'pyproject.toml').read_text()}```" in page
