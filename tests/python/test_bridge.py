@@ -672,6 +672,30 @@ async def test_it_cannot_be_entered_while_it_runs(loop: Any, cpp: Any) -> None:
     assert seen == [True] * 3
 
 
+async def test_who_is_cancelled_cannot_go_on_meanwhile(loop: Any, cpp: Any) -> None:
+    """A scope is being cancelled then, in a walk over what is in it."""
+    seen = []
+
+    class Nosy:
+        def cancel(self) -> None:
+            for call in (lambda: mine.send(None), lambda: mine.throw(KeyError), mine.close):
+                with pytest.raises(ValueError, match="coroutine already executing"):
+                    call()
+                seen.append("refused")
+
+    class Yielding:
+        def __await__(self) -> Any:
+            yield Nosy()
+
+    mine = cpp.timed_out(Yielding(), 0.01)
+    assert isinstance(mine.send(None), Nosy)
+    await asyncio.sleep(0.05)
+
+    assert seen == ["refused"] * 3
+    with pytest.raises(StopIteration, match="Connection timed out"):
+        mine.send(None)
+
+
 def test_it_needs_a_loop_that_runs(cpp: Any) -> None:
     with pytest.raises(RuntimeError, match="no running event loop"):
         cpp.turn(1).send(None)

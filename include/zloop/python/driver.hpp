@@ -194,6 +194,7 @@ public:
     driver& operator=(const driver&) = delete;
     ~driver() {
         if (frame_) {
+            const error_kept kept;
             frame_.destroy();
         }
     }
@@ -561,7 +562,12 @@ inline void driver::cross() noexcept {
     const object alive = disown();
     const object future = wake_;
     const error_kept kept;
-    if (!object::steal(call_method(future.get(), home_.str_set_result.get(), Py_None))) {
+    // A future of another kind may call back at once; but C++ is on the stack, and not suspended yet.
+    const phase before = std::exchange(phase_, phase::stepping);
+    const bool is_set =
+        static_cast<bool>(object::steal(call_method(future.get(), home_.str_set_result.get(), Py_None)));
+    phase_ = before;
+    if (!is_set) {
         // It is cancelled, and its task is about to tell us; or the loop is closed, and nobody ever steps.
         if (PyErr_ExceptionMatches(home_.invalid_state_error.get()) != 0 || is_done_) {
             PyErr_Clear();
@@ -640,11 +646,14 @@ inline void driver::drive(PySendResult outcome, PyObject* value) noexcept {
 inline void driver::interrupt() noexcept {
     const error_kept kept;
     const object future = yielded_;
+    // As in cross(): a scope is being cancelled, and nothing in it may go on and end meanwhile.
+    const phase before = std::exchange(phase_, phase::stepping);
     if (future.get() != Py_None) {
         if (!object::steal(call_method(future.get(), home_.str_cancel.get()))) {
             PyErr_WriteUnraisable(future.get());
         }
     }
+    phase_ = before;
 }
 
 /// Python will not answer any more: the loop ends.
@@ -941,7 +950,9 @@ inline PyObject* waiter::task_ended(PyObject* token, PyObject* task) noexcept {
         PyCapsule_SetContext(token, const_cast<char*>(waiter_gone));
         self.take_outcome(interpreter::here(), task);
         const object ended = std::move(self.task_);
-        self.resume();
+        self.end();
+        self.around_.on->push(
+            self);  // not at once: a Task of another kind may call us inside of its cancel()
         touch_running();
     }
     Py_RETURN_NONE;

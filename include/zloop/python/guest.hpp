@@ -42,7 +42,9 @@ public:
     /// Ends what runs on it.
     ~guest() {
         const error_kept kept;
-        PyCapsule_SetContext(token_.get(), const_cast<char*>(gone));
+        if (token_) {
+            PyCapsule_SetContext(token_.get(), const_cast<char*>(gone));
+        }
         if (on_) {
             on_->shut_down();
         }
