@@ -1088,3 +1088,37 @@ def test_the_tutorial_shows_the_files_of_its_project() -> None:
 
     assert f"```meson\n{(project / 'meson.build').read_text()}```" in page
     assert f"```toml\n{(project / 'pyproject.toml').read_text()}```" in page
+
+
+def test_uvloops_loop_is_a_host_as_well(extension: Any) -> None:
+    pytest.importorskip("uvloop", reason="uvloop is in the environment of the benchmarks")
+    said = check_program(
+        """
+        import asyncio, sys
+        import uvloop
+
+        sys.path.insert(0, sys.argv[1])
+        import bridged
+
+        async def spoken(index):
+            await asyncio.sleep(0.001)
+            return str(index)
+
+        async def main():
+            print(await bridged.alternate(spoken), await bridged.turns(100))
+            try:
+                async with asyncio.timeout(0.01):
+                    await bridged.nap(10)
+            except TimeoutError:
+                print("too late")
+            asyncio.create_task(bridged.stubborn(10))
+            await asyncio.sleep(0.01)
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main())
+        print(bridged.alive())
+        """,
+        str(extension.parent),
+    )
+
+    assert said == "['0', '1', '2'] 100\ntoo late\n0\n"
