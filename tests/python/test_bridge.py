@@ -916,6 +916,7 @@ def test_it_works_where_zloop_is_not_installed(extension: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.without_module
 def test_what_would_dangle_is_refused_by_the_compiler(tmp_path: Any) -> None:
     source = tmp_path / "wrong.cpp"
     source.write_text(
@@ -1031,6 +1032,7 @@ def test_each_interpreter_has_its_own(bare_extension: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.without_module
 def test_nanobind_needs_a_caster_of_a_few_lines(tmp_path: Any) -> None:
     nanobind = pytest.importorskip("nanobind")
     root = Path(nanobind.source_dir()).parent
@@ -1050,6 +1052,7 @@ def test_nanobind_needs_a_caster_of_a_few_lines(tmp_path: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.without_module
 def test_the_project_of_the_tutorial_becomes_a_wheel_and_runs_on_both_loops(tmp_path: Any) -> None:
     project, where = tmp_path / "first", tmp_path / "installed"
     shutil.copytree(ROOT / "examples" / "extension" / "first", project)
@@ -1066,7 +1069,8 @@ def test_the_project_of_the_tutorial_becomes_a_wheel_and_runs_on_both_loops(tmp_
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    run("-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps", ".")
+    quick = "-Csetup-args=-Doptimization=0"
+    run("-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps", quick, ".")
     wheel = next(project.glob("first-*.whl"))
     run("-m", "pip", "install", "-q", "--no-deps", "--target", where, wheel)
 
