@@ -97,6 +97,10 @@ bench-quick: $(bench)/zloop  ## the rows that matter most, in 5 minutes; BENCH='
 bench-cpp:  ## the C++ library beside asio and a raw epoll server: about 5 minutes
 	$(PYTHON) bench/cxx.py
 
+.PHONY: bench-bridge
+bench-bridge: $(venv)/zloop  ## Python awaits C++, C++ awaits Python, and the usual ways: 2 minutes
+	$(venv)/bin/python bench/bridge.py
+
 .PHONY: lint
 lint: $(venv)/zloop  ## spacing, habits, types
 	ruff check

@@ -706,6 +706,16 @@ py::ref LoopCore::time() {
 
 // Running.
 
+namespace {
+
+constinit thread_local LoopCore* innermost = nullptr;
+
+}  // namespace
+
+LoopCore* turning_here(const module_state& state) noexcept {
+    return innermost != nullptr && innermost->state == &state ? innermost : nullptr;
+}
+
 py::ref LoopCore::run_once() {
     check_closed();
     if (turning) {  // a callback asks, or another thread
@@ -724,7 +734,9 @@ py::ref LoopCore::run_once() {
     }};
     // A host that calls us says of no thread that it runs the loop: then it is ours.
     const unsigned long said = std::exchange(thread, PyThread_get_thread_ident());
-    const at_exit end{[this, said] {
+    LoopCore* const outer = std::exchange(innermost, this);
+    const at_exit end{[this, said, outer] {
+        innermost = outer;
         thread = said;
         turning = false;
         if (loop) {

@@ -161,6 +161,9 @@ at_exit(F) -> at_exit<F>;
 
 inline LoopCore& loop_core(PyObject* object) noexcept { return *reinterpret_cast<LoopCore*>(object); }
 
+/// The loop that turns in this thread; null: none of this interpreter's.
+LoopCore* turning_here(const module_state& state) noexcept;
+
 void add_loop_core_type(PyObject* module, module_state& state);
 
 }  // namespace zl

@@ -160,6 +160,12 @@ int execute(PyObject* module) noexcept {
         if (PyModule_AddStringConstant(module, "__version__", zloop::version) != 0) {
             throw py::error_set{};
         }
+        namespace names = zloop::python::detail;
+        const py::ref capsule =
+            py::ref::steal(PyCapsule_New(&state.to_extensions, names::capsule_name, nullptr));
+        if (PyModule_AddObjectRef(module, names::capsule_attribute, capsule.get()) != 0) {
+            throw py::error_set{};
+        }
         return py::none();
     }));
     return done ? 0 : -1;
@@ -194,6 +200,20 @@ PyObject* end_interpreter(PyObject* module, PyObject*) {
     Py_RETURN_NONE;
 }
 
+zloop::loop* loop_below(const zloop::python::detail::core& self, PyObject* asyncio_loop) noexcept {
+    const module_state& state = static_cast<const bridge&>(self).state;
+    auto* const type = reinterpret_cast<PyTypeObject*>(state.loop_core_type.get());
+    if (type == nullptr || !PyObject_TypeCheck(asyncio_loop, type)) {
+        return nullptr;
+    }
+    return loop_core(asyncio_loop).loop.get();
+}
+
+PyObject* running_here(const zloop::python::detail::core& self) noexcept {
+    LoopCore* const found = turning_here(static_cast<const bridge&>(self).state);
+    return found != nullptr ? found->self() : nullptr;
+}
+
 PyMethodDef functions[] = {
     {"_end_interpreter", end_interpreter, METH_NOARGS,
      "Called at exit: loops of daemon threads stay asleep."},
@@ -209,6 +229,10 @@ PyModuleDef_Slot slots[] = {
 };
 
 }  // namespace
+
+bridge::bridge(module_state& owner) noexcept
+    : core{core::current, zloop::python::detail::layout(), zloop::version, &loop_below, &running_here},
+      state(owner) {}
 
 PyModuleDef module_definition = {
     PyModuleDef_HEAD_INIT,

@@ -8,10 +8,21 @@
 #include <cstddef>
 #include <span>
 
+#include <zloop/python/capsule.hpp>
+
 #include "as_made.hpp"
 #include "py.hpp"
 
 namespace zl {
+
+struct module_state;
+
+/// What the capsule of the module points to.
+struct bridge : zloop::python::detail::core {
+    explicit bridge(module_state& owner) noexcept;
+
+    module_state& state;
+};
 
 /// Attributes of asyncio's streams, which lie in their dicts, in the order of __init__(); and methods that
 /// may lie there as well.
@@ -24,6 +35,8 @@ struct stream_names {
 };
 
 struct module_state {
+    bridge to_extensions{*this};
+
     // Our types.
     py::ref loop_core_type;
     py::ref handle_type;

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import pybind11
 from clang import cindex
 from clang.cindex import AccessSpecifier, Cursor, CursorKind
 
@@ -180,7 +182,9 @@ class Reader:
         """Where this machine's g++ has what belongs to the compiler: the clang package has only clang."""
         asked = ["g++", "-print-file-name=include"]
         own = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
-        return ["-std=c++20", "-ferror-limit=0", "-I", str(INCLUDE), "-isystem", own]
+        python = [sysconfig.get_path("include"), pybind11.get_include()]
+        others = [word for folder in (own, *python) for word in ("-isystem", folder)]
+        return ["-std=c++20", "-ferror-limit=0", "-I", str(INCLUDE), *others]
 
     def read(self) -> dict[str, Header]:
         shown = [h for h in self.headers if h != WHOLE_FILE_ONLY]

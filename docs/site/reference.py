@@ -26,12 +26,13 @@ CHAPTERS = {
     "Messages and bytes": "stream buffered_reader copy send_file",
     "TLS": "tls tls/context tls/error",
     "Processes and signals": "process kernel/command kernel/child signal",
+    "Python": "pybind11 python python/object python/buffer python/iteration",
     "Errors": "error",
     "Tests": "testing/scripted testing/script testing/faults testing/interpose",
 }
 REST = "For extending zloop"
 
-SPACES = {"zloop", "zloop::tls", "zloop::testing"}
+SPACES = {"zloop", "zloop::tls", "zloop::testing", "zloop::python"}
 WORD = re.compile(r"(?<!`)`([^`]+)`(?!`)|\b([a-z_]\w+)\(\)|\b((?:\w+/)*\w+\.hpp)\b")
 
 
@@ -99,8 +100,9 @@ def _contents(shown: list[Header]) -> Iterator[tuple[str, str]]:
     chapters[REST] = [path for path in by_path if path not in placed]
     lines = [
         *_heading("C++", "="),
-        "``#include <zloop/zloop.hpp>`` has all of these but those for tests and TLS. All names are in",
-        "``namespace zloop``, but those for TLS in ``zloop::tls``, those for tests in ``zloop::testing``.",
+        "``#include <zloop/zloop.hpp>`` has all of these but those for tests, TLS and Python. All names are in",
+        "``namespace zloop``, but those for TLS in ``zloop::tls``, those for tests in ``zloop::testing``, and those",
+        "for Python in ``zloop::python``.",
         "",
     ]
     for title, paths in chapters.items():

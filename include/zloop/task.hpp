@@ -12,8 +12,10 @@
 
 #include <zloop/config.hpp>
 
+#include <array>
 #include <concepts>
 #include <coroutine>
+#include <cstring>
 #include <exception>
 #include <type_traits>
 #include <utility>
@@ -71,6 +73,48 @@ struct awaited {
     site where;
 };
 
+/// Where the exception that was caught last has left coroutines, the innermost first: the co_awaits that they
+/// had come to. For who tells of it in another language. One of a thread.
+struct failure_trail {
+    static constexpr std::size_t most = 16;
+
+    std::array<site, most> sites{};
+    std::size_t size = 0;
+    const void* exception = nullptr;  ///< to compare: it may be gone
+
+    /// `passing` leaves a coroutine, which has come to `where`; `awaited`: by way of what it awaited there.
+    inline static void note(const std::exception_ptr& passing, const site& where, bool awaited) noexcept;
+    /// Gives the trail of `passing`, if it is that, and begins anew.
+    inline static failure_trail take(const std::exception_ptr& passing) noexcept;
+
+private:
+    static const void* address_of(const std::exception_ptr& passing) noexcept {
+        static_assert(sizeof passing == sizeof(void*), "of an ABI that this does not know");
+        const void* address = nullptr;
+        std::memcpy(&address, &passing, sizeof address);
+        return address;
+    }
+};
+
+inline constinit thread_local failure_trail last_failure{};
+
+[[gnu::cold]] inline void failure_trail::note(const std::exception_ptr& passing, const site& where,
+                                              bool awaited) noexcept {
+    const void* const what = address_of(passing);
+    if (!awaited || last_failure.exception != what) {
+        last_failure.size = 0;
+        last_failure.exception = what;
+    }
+    if (last_failure.size < most) {
+        last_failure.sites[last_failure.size++] = where;
+    }
+}
+
+[[gnu::cold]] inline failure_trail failure_trail::take(const std::exception_ptr& passing) noexcept {
+    const failure_trail found = std::exchange(last_failure, failure_trail());
+    return found.exception == address_of(passing) ? found : failure_trail();
+}
+
 class task_promise_base {
 public:
     const context& surroundings() const noexcept { return context_; }
@@ -120,6 +164,7 @@ protected:
         if (context_.on != nullptr) {
             context_.on->end_if_doomed(failure);
         }
+        failure_trail::note(failure, awaited_.where, awaited_.child == this);
         return failure;
     }
 

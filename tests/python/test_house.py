@@ -20,8 +20,9 @@ FLOORS = (
     {"loop.hpp", "task.hpp"},
     {"wait/"},
     {"the face"},  # what lies beside the rooms, unless it is named here
-    {"tls/", "testing/"},
-    {"tls.hpp", "testing.hpp", "zloop.hpp"},
+    {"tls/", "testing/", "python/"},
+    {"tls.hpp", "testing.hpp", "python.hpp", "zloop.hpp"},
+    {"pybind11.hpp"},
 )
 
 
@@ -76,10 +77,32 @@ def test_no_header_includes_itself_by_way_of_others(kind: str) -> None:
     assert done == set(files(kind))
 
 
-def test_the_library_does_not_know_python() -> None:
+def knows_python(header: str) -> bool:
+    return header.startswith("python/") or header in {"python.hpp", "pybind11.hpp"}
+
+
+def test_the_library_does_not_know_python_but_in_its_room() -> None:
     for header in files("library"):
         text = (FOLDERS["library"] / header).read_text()
-        assert not re.search(r"# *include *<(Python\.h|pybind11/)", text), header
+        includes_it = re.search(r"# *include *<(Python\.h|frameobject\.h|pybind11/)", text)
+        assert not includes_it or knows_python(header), header
+        others = {each for each in includes(FOLDERS["library"], header) if knows_python(each)}
+        assert not others or knows_python(header), header
+
+
+def test_only_one_header_knows_a_binding_library() -> None:
+    for header in files("library"):
+        text = (FOLDERS["library"] / header).read_text()
+        assert header == "pybind11.hpp" or not re.search(r"pybind11::|<pybind11/", text), header
+
+
+def test_what_goes_into_every_extension_is_of_no_other_one() -> None:
+    """An inline variable in a hidden namespace: two extensions of one process never share it."""
+    for header in files("library"):
+        if knows_python(header):
+            text = (FOLDERS["library"] / header).read_text()
+            hidden = text.count("#pragma GCC visibility push(hidden)\nnamespace detail {")
+            assert text.count("namespace detail {") == hidden, header
 
 
 def test_who_opens_the_folder_sees_what_a_program_includes() -> None:
@@ -87,7 +110,13 @@ def test_who_opens_the_folder_sees_what_a_program_includes() -> None:
     umbrella = includes(FOLDERS["library"], "zloop.hpp")
 
     assert len(beside) <= 34
-    assert {path.name for path in beside} - umbrella == {"zloop.hpp", "testing.hpp", "tls.hpp"}
+    assert {path.name for path in beside} - umbrella == {
+        "pybind11.hpp",
+        "python.hpp",
+        "testing.hpp",
+        "tls.hpp",
+        "zloop.hpp",
+    }
 
 
 def test_a_test_file_is_where_its_header_is() -> None:

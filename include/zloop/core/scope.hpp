@@ -109,11 +109,22 @@ public:
     /// The same, for who does not know: because it was asked to, if it was.
     void leave() noexcept { leave(true); }
 
+    /// The scope above; null: none.
+    const scope* parent() const noexcept { return parent_; }
+    /// Whether it has more in it, of who made it: python/driver.hpp finds its own by that.
+    bool is_extended() const noexcept { return extended_; }
+
     /// Forgets what waits in it and below, which is never resumed any more: the process ends.
     void forsake() noexcept {
         leaf_ = nullptr;
         first_child_ = nullptr;
     }
+
+protected:
+    /// Says that a scope has more in it.
+    struct extended {};
+    /// For who derives from it; is_extended().
+    scope(scope* parent, extended) noexcept : scope(parent) { extended_ = true; }
 
 private:
     void cancel(bool through_shields, bool from_above) noexcept {
@@ -154,6 +165,7 @@ private:
     bool inherited_ = false;  // it was the cancellation of the scope above
     bool met_ = false;
     bool shielded_ = false;
+    bool extended_ = false;
     bool unshielded_ = false;  // cancelled for good: shields below, made later too, protect from nothing
 };
 

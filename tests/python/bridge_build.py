@@ -1,0 +1,71 @@
+"""Builds the extensions that the tests of the bridge import: each once a run, whoever needs it first."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from helpers import ROOT, environment_of_others
+
+SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
+SANITIZED = os.environ.get("ZLOOP_BRIDGE_FLAGS", "").split()  # what tools/sanitize adds
+FLAGS = ["-std=c++20", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wshadow", "-Werror"]
+
+
+def includes() -> list[str]:
+    pybind11 = pytest.importorskip("pybind11", reason="pybind11 binds the coroutines")
+    return [
+        f"-I{ROOT / 'include'}",
+        *(f"-isystem{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))),
+    ]
+
+
+def build(source: Path, folder: Path, *flags: str) -> Path:
+    """Compile a module into `folder`; the tests of another process wait for that."""
+    folder.mkdir(exist_ok=True)
+    made = folder / f"{source.stem}{SUFFIX}"
+    with open(folder / f"{source.stem}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            command = [
+                "g++",
+                *FLAGS,
+                *(flags or ("-O1",)),
+                *SANITIZED,
+                *includes(),
+                "-shared",
+                str(source),
+            ]
+            done = subprocess.run(
+                [*command, "-o", str(made)],
+                env=environment_of_others(),
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, done.stderr[-8000:]
+    return made
+
+
+def load(path: Path) -> ModuleType:
+    name = path.name.removesuffix(SUFFIX)
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[name] = module
+    return sys.modules[name]
+
+
+def folder_of_the_run(factory: pytest.TempPathFactory) -> Path:
+    """One for all workers of pytest-xdist."""
+
+    base = factory.getbasetemp()
+    return (base.parent if base.name.startswith("popen-") else base) / "bridge"
