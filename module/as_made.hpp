@@ -27,10 +27,9 @@ public:
     }
 
     // For the owner's.
-    int visit(visitproc visit, void* arg) const {
-        Py_VISIT(type_.get());
-        Py_VISIT(parts_.get());
-        return 0;
+    int visit(visitproc visitor, void* arg) const {
+        const int stopped = type_ ? visitor(type_.get(), arg) : 0;
+        return stopped == 0 && parts_ ? visitor(parts_.get(), arg) : stopped;
     }
     void reset() noexcept;
 

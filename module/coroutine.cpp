@@ -4,6 +4,13 @@
 
 namespace zl {
 
+py::ref make_coroutine_type(PyObject* module, PyType_Spec& spec) {
+    py::ref type = py::ref::steal(PyType_FromModuleAndSpec(module, &spec, nullptr));
+    const py::ref coroutine = py::attribute(py::import("collections.abc").get(), "Coroutine");
+    py::ref::steal(PyObject_CallMethod(coroutine.get(), "register", "O", type.get()));
+    return type;
+}
+
 py::ref exception_of(const py::arguments& args) {
     if (args.count < 1 || args.count > 3 || args.keyword_count() != 0) {
         py::raise_format(PyExc_TypeError, "throw expected 1 to 3 arguments, got %zd", args.count);

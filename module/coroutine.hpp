@@ -5,6 +5,9 @@
 
 namespace zl {
 
+/// A type whose objects create_task() takes for coroutines, which are no types.CoroutineType. Throws.
+py::ref make_coroutine_type(PyObject* module, PyType_Spec& spec);
+
 /// What throw() is called with, as one exception. Throws.
 py::ref exception_of(const py::arguments& args);
 

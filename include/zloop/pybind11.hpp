@@ -122,7 +122,11 @@ void def_function(pybind11::module_& in, const char* name, F function, task<R> (
     in.def(
         name,
         [function = std::move(function), named](P... given) {
-            return bound_task<R>{function(std::move(given)...), named, object()};
+            if constexpr (std::is_pointer_v<F> || std::is_empty_v<F>) {
+                return bound_task<R>{function(std::move(given)...), named, object()};
+            } else {  // the frame refers to the closure, which ends with Python's function
+                return bound_task<R>{co_invoke(function, std::move(given)...), named, object()};
+            }
         },
         extra...);
 }
@@ -387,9 +391,9 @@ template <class C>
 struct type_caster<zloop::python::detail::self_of<C>> {
     static constexpr auto name = make_caster<C>::name;
 
-    bool load(handle source, bool convert) {
+    bool load(handle source, bool) {
         type_caster_base<C> instance;
-        if (!instance.load(source, convert)) {
+        if (!instance.load(source, false)) {
             return false;
         }
         self_.instance = static_cast<C*>(instance);

@@ -345,8 +345,8 @@ bool LoopCore::take_sock_turn() noexcept {
     if (!loop) {
         return true;
     }
-    if (const std::uint64_t callback = loop->stats().ops; callback != sock_turn) {
-        sock_turn = callback;
+    if (const std::uint64_t running = loop->stats().ops; running != sock_turn) {
+        sock_turn = running;
         sock_calls = 0;
     }
     return ++sock_calls <= most_calls;

@@ -408,10 +408,7 @@ void add_sock_operation_type(PyObject* module, module_state& state) {
     };
     PyType_Spec spec = {"zloop._zloop.SockOperation", sizeof(SockOperation), 0,
                         Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots};
-    state.sock_operation_type = py::ref::steal(PyType_FromModuleAndSpec(module, &spec, nullptr));
-    // So that create_task() takes it: it is no types.CoroutineType.
-    const py::ref coroutine = py::attribute(py::import("collections.abc").get(), "Coroutine");
-    py::ref::steal(PyObject_CallMethod(coroutine.get(), "register", "O", state.sock_operation_type.get()));
+    state.sock_operation_type = make_coroutine_type(module, spec);
 }
 
 }  // namespace zl

@@ -30,7 +30,8 @@ struct socket_transport_fields {
     zloop::stream socket;
     std::unique_ptr<zl::backlog> backlog;
     writing_habit habit;
-    ip_address peer;  // what `peername` is made of: an idle connection keeps no Python object for it
+    int send_error = 0;  // that the turn's end has met; the write loop tells it
+    ip_address peer;     // what `peername` is made of: an idle connection keeps no Python object for it
 
     bool at_eof : 1 = false;       // the peer has ended, the protocol keeps us open
     bool eof_written : 1 = false;  // by write_eof()
@@ -143,6 +144,7 @@ private:
     bool is_to_wait(std::size_t size) const noexcept;
     void defer(std::span<PyObject* const> parts);
     void send_deferred() noexcept;
+    int try_backlog() noexcept;
     void drop_deferred() noexcept;
     void send_now(std::span<PyObject* const> parts, std::size_t size) noexcept;
     void keep(std::span<PyObject* const> parts, std::size_t sent) noexcept;

@@ -136,40 +136,66 @@ bool SocketTransport::is_to_wait(std::size_t size) const noexcept {
 /// Puts `parts` behind the backlog; one that nobody sends yet is sent with what else the turn leaves.
 void SocketTransport::defer(std::span<PyObject* const> parts) {
     const bool first = !has_backlog();
+    if (first) {  // before there is anything: of many parts there may be memory for some
+        if (backlog == nullptr) {
+            backlog = std::make_unique<zl::backlog>();
+        }
+        deferred = true;
+        core->held.add(*this, true);
+    }
     for (PyObject* const part : parts) {
         append(py::ref::borrow(part), 0);
     }
-    if (first) {
-        deferred = true;
-        core->held.add(*this, true);
+    if (first && !deferred) {  // no room in that list
+        begin_writing();
     } else if (deferred && backlog->bytes() > most_deferred) {
         core->held.push_all();
     }
     maybe_pause_writing(buffer_size());
 }
 
-/// One call to the kernel. What is left then, or has to be told, is the write loop's.
+/// What is left then, or has to be told, is the write loop's.
 void SocketTransport::send_deferred() noexcept {
     deferred = false;
     if (writer.running()) {  // a file came behind it
         return;
     }
-    std::array<iovec, 64> views;
-    const std::size_t count = backlog->peek(views.data(), views.size());
-    const auto attempt = socket.try_send({views.data(), count}, false);
-    backlog->consume(attempt.value_or(0));
+    send_error = try_backlog();
     core->has_sent();
     if (!orphaned && (!backlog->empty() || writing_paused || closing || eof_written)) {
         begin_writing();
     }
 }
 
-/// The connection fails: what the turn's end was waited for with goes nowhere.
+/// Sends of the backlog what the kernel takes at once. Gives the number of the error, once told by the
+/// kernel.
+int SocketTransport::try_backlog() noexcept {
+    std::array<iovec, 64> views;
+    while (!backlog->empty()) {
+        const std::size_t count = backlog->peek(views.data(), views.size());
+        std::size_t size = 0;
+        for (const iovec& view : std::span(views.data(), count)) {
+            size += view.iov_len;
+        }
+        const auto attempt = socket.try_send({views.data(), count}, size < backlog->bytes());
+        if (attempt.error()) {
+            return attempt.error() == std::errc::resource_unavailable_try_again ? 0 : attempt.error().value();
+        }
+        backlog->consume(attempt.value());
+        if (attempt.value() < size) {
+            return 0;
+        }
+    }
+    return 0;
+}
+
+/// The connection is to end now. What would have been sent at once is sent as far as it can be.
 void SocketTransport::drop_deferred() noexcept {
     if (deferred) {
         deferred = false;
         core->held.forget(*this);
         if (!writer.running()) {
+            static_cast<void>(try_backlog());
             sends_file() ? backlog->clear() : backlog.reset();
         }
     }
@@ -260,6 +286,10 @@ fiber SocketTransport::write_loop(fiber::place& kept) {
     // Not within the write() that starts it: that may be in a callback of this connection, whose context
     // is entered already; and what goes wrong is told later, as in asyncio.
     co_await next_turn(event_loop());
+    if (const int error = std::exchange(send_error, 0); error != 0 && lost_writes == 0 && !orphaned) {
+        const connection_scope running(*this);
+        fatal_error(py::os_error(error), "Fatal write error on socket transport");
+    }
     std::array<iovec, 64> views;
     while (lost_writes == 0 && !orphaned && has_backlog()) {
         if (backlog->empty()) {
@@ -306,9 +336,11 @@ fiber SocketTransport::write_loop(fiber::place& kept) {
 /// The backlog is sent; what waited for that can happen.
 void SocketTransport::written_out() noexcept {
     maybe_resume_writing(0);
+    if (has_backlog() || lost_writes != 0) {  // by resume_writing()
+        return;
+    }
     try {
-        if (lost_writes != 0) {  // by resume_writing()
-        } else if (closing) {
+        if (closing) {
             ++lost_writes;
             schedule_lost(Py_None);
         } else if (eof_written) {
@@ -331,7 +363,7 @@ py::ref SocketTransport::write_eof() {
         return py::none();
     }
     eof_written = true;
-    if (!has_backlog() && lost_writes == 0 && socket) {
+    if (!has_backlog() && !writer.running() && lost_writes == 0 && socket) {
         core->held.push_others(*this, held);
         socket.shutdown(SHUT_WR).value();
         core->has_sent();

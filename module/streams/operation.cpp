@@ -98,6 +98,7 @@ PySendResult StreamOperation::go_on(phase from, PySendResult came, PyObject** re
             return came;
         }
         py::ref given;
+        const bool tried = came == PYGEN_RETURN;
         const bool goes_on = py::attempt([&] {
             if (from == phase::waiting) {
                 Py_CLEAR(*result);
@@ -117,11 +118,42 @@ PySendResult StreamOperation::go_on(phase from, PySendResult came, PyObject** re
         });
         if (!goes_on || from == phase::finished) {
             drop();
-            *result = given.release();
+            *result = goes_on ? given.release() : nullptr;
             return goes_on ? PYGEN_RETURN : PYGEN_ERROR;
         }
-        came = PyIter_Send(inner.get(), Py_None, result);
+        came = from == phase::delegated && tried ? step_after_waiting(result)
+                                                 : PyIter_Send(inner.get(), Py_None, result);
     }
+}
+
+/// The first step of asyncio's coroutine in the place of ours. It would look for the reader's exception
+/// first, and not again when it has waited, as ours may have: then it does not find it there.
+PySendResult StreamOperation::step_after_waiting(PyObject** result) noexcept {
+    const py::ref reader = resumed ? stream : nullptr;
+    const auto replace = [&](PyObject* wanted, const py::ref& value) {
+        const reader_attributes parts(*state, reader.get());
+        py::ref before = parts.part(stream_names::exception);
+        if (before && (before.get() == Py_None) == (wanted == Py_None)) {
+            parts.put(stream_names::exception, value.get());
+            return before;
+        }
+        return py::ref();
+    };
+    py::ref hidden;
+    if (reader && !py::attempt([&] { hidden = replace(nullptr, py::none()); })) {
+        return PYGEN_ERROR;
+    }
+    const PySendResult came = PyIter_Send(inner.get(), Py_None, result);
+    if (hidden) {
+        py::ref pending = PyErr_Occurred() ? py::take_error() : nullptr;
+        if (!py::attempt([&] { replace(Py_None, hidden); })) {
+            PyErr_WriteUnraisable(reader.get());
+        }
+        if (pending) {
+            py::restore_error(std::move(pending));
+        }
+    }
+    return came;
 }
 
 /// The phase in which it awaits `inner`, or the end.
@@ -377,10 +409,7 @@ void add_stream_operation_type(PyObject* module, module_state& state) {
     };
     PyType_Spec spec = {"zloop._zloop.StreamOperation", sizeof(StreamOperation), 0,
                         Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots};
-    state.stream_operation_type = py::ref::steal(PyType_FromModuleAndSpec(module, &spec, nullptr));
-    // So that create_task() takes it: it is no types.CoroutineType.
-    const py::ref coroutine = py::attribute(py::import("collections.abc").get(), "Coroutine");
-    py::ref::steal(PyObject_CallMethod(coroutine.get(), "register", "O", state.stream_operation_type.get()));
+    state.stream_operation_type = make_coroutine_type(module, spec);
 }
 
 }  // namespace zl

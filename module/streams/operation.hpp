@@ -74,6 +74,7 @@ private:
     void check_idle() const;
     phase begin(py::ref& result);
     phase delegate();
+    PySendResult step_after_waiting(PyObject** result) noexcept;
     PySendResult go_on(phase from, PySendResult came, PyObject** result) noexcept;
     bool is_readers_own_error(PyObject* error) const;
     void leave_waiter() noexcept;

@@ -962,3 +962,55 @@ def test_an_auditor_that_refuses_leaves_asyncios_classes():
         sys.addaudithook(refuse)
         zloop.run(main())
     """)
+
+
+class Unwilling:
+    """A transport that pauses, and does not resume."""
+
+    def pause_reading(self):
+        pass
+
+    def resume_reading(self):
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("method", ["read", "readexactly"])
+async def test_a_transport_that_fails_to_resume_fails_the_read(loop, method):
+    async with connected(limit=4) as (reader, _, _, to_server):
+        to_server.write(bytes(64))
+        await arrived(reader, 64)
+        reader._transport, reader._paused = Unwilling(), True
+        task = asyncio.create_task(getattr(reader, method)(64))
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.wait_for(task, PATIENCE)
+        reader.feed_data(bytes(64))
+        with pytest.raises(ZeroDivisionError):
+            await getattr(reader, method)(64)
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "late"),
+    [
+        ("readexactly", [100], "the end"),
+        *(("readuntil", [b";"], late) for late in ("the end", "too much")),
+        *(("readline", [], late) for late in ("the end", "too much")),
+    ],
+)
+async def test_an_exception_that_comes_after_the_wait_is_the_next_reads(
+    loop, method, arguments, late
+):
+    async def play(reader):
+        reading = asyncio.create_task(getattr(reader, method)(*arguments))
+        await asyncio.sleep(0)
+        reader.feed_data(b"abc" if late == "the end" else b"x" * 60)
+        if late == "the end":
+            reader.feed_eof()
+        reader.set_exception(ConnectionResetError("late"))
+        (result,) = await asyncio.gather(reading, return_exceptions=True)
+        (following,) = await asyncio.gather(reader.read(1), return_exceptions=True)
+        return repr(result), bytes(reader._buffer), repr(following)
+
+    async with connected(limit=16) as (reader, *_):
+        stock = asyncio.StreamReader(limit=16, loop=loop)
+        stock.set_transport(mock.Mock())
+        assert await play(reader) == await play(stock)

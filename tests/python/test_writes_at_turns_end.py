@@ -7,7 +7,7 @@ import socket
 import time
 
 import pytest
-from helpers import Recorder, check_program, receive_all, run_program, tcp_pair, turns
+from helpers import Recorder, check_program, receive_all, reset, run_program, tcp_pair, turns
 
 import zloop
 
@@ -135,18 +135,22 @@ async def test_what_waits_is_sent_before_the_end(loop, end):
     await close(protocol, peer)
 
 
-async def test_abort_drops_it_as_it_drops_what_the_kernel_has_not_taken(loop):
-    protocol = Recorder()
+@pytest.mark.parametrize("end", ["abort", "an exception"])
+async def test_what_waits_is_sent_as_the_connection_is_cut(loop, end):
+    def write_and_end(protocol, data):
+        protocol.transport.write(b"last words")
+        if end == "abort":
+            protocol.transport.abort()
+        else:
+            raise ZeroDivisionError
+
+    protocol = Recorder(data_received=write_and_end)
+    loop.set_exception_handler(lambda loop, context: None)
     transport, peer = await connected(loop, protocol)
-
-    def write():
-        transport.write(b"never")
-        transport.abort()
-        return transport.get_write_buffer_size()
-
-    assert await in_a_callback(loop, write) == 0
+    peer.send(b"?")
     await protocol.until("connection_lost")
-    assert await loop.run_in_executor(None, peer.recv, 5) == b""
+    assert transport.get_write_buffer_size() == 0
+    assert await loop.run_in_executor(None, receive_all, peer, 10) == b"last words"
     peer.close()
 
 
@@ -154,11 +158,62 @@ async def test_a_peer_that_is_gone_ends_the_connection_one_turn_later(loop):
     protocol = Recorder()
     transport, peer = await connected(loop, protocol)
     transport.pause_reading()
-    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    peer.close()
+    reset(peer)
     await in_a_callback(loop, lambda: transport.write(b"to nobody"))
     await protocol.until("connection_lost")
-    assert isinstance(protocol.losses[0], ConnectionResetError | BrokenPipeError)
+    assert isinstance(protocol.losses[0], ConnectionResetError)  # the kernel says it once
+
+
+async def test_resume_writing_may_write_more_after_close(loop):
+    left = [bytes(64 * 1024)] * 50
+
+    def pump(protocol):
+        while left and "pause_writing" != protocol.seen[-1]:
+            protocol.transport.write(left.pop())
+
+    protocol = Recorder(resume_writing=pump)
+    transport, peer = await connected(loop, protocol)
+    transport.set_write_buffer_limits(high=0)
+
+    def write_and_close():
+        transport.write(b"begin")
+        transport.close()
+
+    size = 5 + sum(map(len, left))
+    receiving = loop.run_in_executor(None, receive_all, peer, size)
+    await in_a_callback(loop, write_and_close)
+    assert len(await receiving) == size
+    await protocol.until("connection_lost")
+    assert protocol.losses == [None]
+    peer.close()
+
+
+async def test_the_end_is_sent_once(loop):
+    protocol = Recorder(resume_writing=lambda self: self.transport.write_eof())
+    transport, peer = await connected(loop, protocol)
+    transport.set_write_buffer_limits(high=0)
+    await in_a_callback(loop, lambda: transport.write(b"all"))
+    await protocol.until("resume_writing")
+    assert await loop.run_in_executor(None, receive_all, peer, 3) == b"all"
+    assert await loop.run_in_executor(None, peer.recv, 1) == b""
+    peer.close()
+    await protocol.until("connection_lost")
+    assert protocol.losses == [None]
+    assert "eof_received" in protocol.seen
+
+
+async def test_many_parts_leave_in_the_same_turn(loop):
+    protocol = Recorder()
+    transport, peer = await connected(loop, protocol)
+
+    def write():
+        for _ in range(300):
+            transport.write(b"part")
+
+    await in_a_callback(loop, write)
+    await turns(1)
+    assert has_come(peer) == b"part" * 300
+    await close(protocol, peer)
 
 
 async def test_flow_control_counts_what_waits(loop):

@@ -124,7 +124,7 @@ private:
     /// Makes the awaitable a driver's inner iterator. True: it has to be waited for.
     bool delegate(driver& to) noexcept;
     bool schedule() noexcept;
-    void schedule_task(interpreter& home);
+    object schedule_task(interpreter& home);
     static PyObject* task_ended(PyObject* token, PyObject* task) noexcept;
     void take_outcome(interpreter& home, PyObject* task) noexcept;
 
@@ -276,8 +276,9 @@ private:
     PySendResult finish(PyObject** result) noexcept;
     void cross() noexcept;
     void leave() noexcept;
+    void serve_alone() noexcept;
     void cancel() noexcept;
-    bool is_task_cancelling() noexcept;
+    long cancelling() noexcept;
     void drop() noexcept;
 
     static void ended(zloop::detail::completion& notified) noexcept;
@@ -301,6 +302,8 @@ private:
     std::optional<own_scope> within_;
     object wake_;             // the future of a wait in C++
     object inner_, yielded_;  // what is delegated to, and what it gave for the Task to wait for
+    object context_;          // as the last step has left it: for Tasks that are made in a turn
+    object task_;             // who steps it, once it has delegated
     object thrown_;           // how Python has cancelled the task
     waiter* leaf_ = nullptr;  // who has delegated
     waiter* asks_ = nullptr;  // who would like to
@@ -308,6 +311,7 @@ private:
     bool is_done_ = false;   // the task has ended, and its result is to be taken
     bool is_woken_ = false;  // the future of a wait is set
     bool is_owned_ = false;  // by the loop
+    long cancelling_ = 0;    // of `task_`, when C++ cancelled `inner_`
     bool is_told_ = false;   // the cancellation comes from Python's side, which tells `inner_` itself
 };
 
@@ -436,11 +440,22 @@ inline bool driver::begin() noexcept {
 inline PySendResult driver::settle(PyObject** result) noexcept {
     for (;;) {
         if (is_done_) {
-            return finish(result);
+            const object host_lives = host_ != nullptr ? asyncio_ : object();
+            const PySendResult outcome = finish(result);
+            if (host_ != nullptr) {  // its last words may have woken others
+                const error_kept kept;
+                host_->touched();
+            }
+            return outcome;
         }
         if (leaf_ != nullptr) {
             phase_ = phase::delegating;
             *result = Py_NewRef(yielded_.get());
+            context_ = object::steal(PyContext_CopyCurrent());
+            if (!task_) {
+                task_ = object::steal(call(home_.current_task.get()));
+            }
+            PyErr_Clear();
             if (host_ != nullptr) {
                 host_->touched();  // what else it has may wait in C++
             }
@@ -480,6 +495,8 @@ inline bool driver::park(PyObject** result) noexcept {
     wake_ = std::move(future);
     is_woken_ = false;
     phase_ = phase::waiting;
+    context_ = object::steal(PyContext_CopyCurrent());
+    PyErr_Clear();
     own();
     if (PyObject_GC_IsTracked(self()) == 0) {
         PyObject_GC_Track(self());
@@ -505,6 +522,14 @@ inline PySendResult driver::finish(PyObject** result) noexcept {
             PyErr_Clear();
             restore_error(thrown_);
         }
+        if (!value && PyErr_Occurred() != nullptr && PyErr_ExceptionMatches(PyExc_StopIteration) != 0) {
+            object cause = take_error();  // PEP 479: it would be taken for a result
+            PyErr_SetString(PyExc_RuntimeError, "coroutine raised StopIteration");
+            object made = take_error();
+            PyException_SetContext(made.get(), object(cause).release());
+            PyException_SetCause(made.get(), cause.release());
+            restore_error(std::move(made));
+        }
         if (!value && PyErr_Occurred() == nullptr) {
             PyErr_SetString(PyExc_SystemError, "a converter returned NULL without setting an exception");
         }
@@ -525,7 +550,7 @@ inline PySendResult driver::finish(PyObject** result) noexcept {
 }
 
 inline void driver::drop() noexcept {
-    for (object* each : {&wake_, &inner_, &yielded_, &thrown_, &asyncio_, &keeps_}) {
+    for (object* each : {&wake_, &inner_, &yielded_, &thrown_, &asyncio_, &keeps_, &context_, &task_}) {
         each->reset();
     }
 }
@@ -645,7 +670,9 @@ inline void driver::drive(PySendResult outcome, PyObject* value) noexcept {
 /// Has the inner awaitable cancelled from C++: as Task.cancel() does it, by way of what it waits for.
 inline void driver::interrupt() noexcept {
     const error_kept kept;
+    object alive = object::borrow(self());
     const object future = yielded_;
+    cancelling_ = cancelling();
     // As in cross(): a scope is being cancelled, and nothing in it may go on and end meanwhile.
     const phase before = std::exchange(phase_, phase::stepping);
     if (future.get() != Py_None) {
@@ -654,6 +681,18 @@ inline void driver::interrupt() noexcept {
         }
     }
     phase_ = before;
+    if (Py_REFCNT(alive.get()) == 1) {  // the last one: not within the scope's cancel()
+        struct farewell final : op {
+            explicit farewell(object last) noexcept
+                : op([](op& node) noexcept { delete &static_cast<farewell&>(node); }),
+                  held(std::move(last)) {}
+            object held;
+        };
+        PyObject* const last = alive.release();
+        if (auto* const later = new (std::nothrow) farewell(object::steal(last))) {
+            on_->push(*later);
+        }
+    }
 }
 
 /// Python will not answer any more: the loop ends.
@@ -683,6 +722,7 @@ inline void driver::cancel() noexcept {
                   auto& given = static_cast<order&>(node);
                   if (given.target.within_) {
                       given.target.within_->cancel();
+                      given.target.serve_alone();
                   }
                   Py_DECREF(given.target.self());
                   delete &given;
@@ -715,17 +755,29 @@ inline void driver::leave() noexcept {
         return;
     }
     cancel();
+    if (is_running_here(home_, asyncio_.get())) {
+        serve_alone();
+    }
 }
 
-inline bool driver::is_task_cancelling() noexcept {
+/// Nobody steps any more: what is shielded and has asked for a step gets a Task of its own.
+inline void driver::serve_alone() noexcept {
+    if (waiter* const asking = phase_ == phase::alone ? std::exchange(asks_, nullptr) : nullptr) {
+        asking->around_.within->leave(false);
+        if (!asking->schedule()) {
+            asking->around_.on->push(*asking);
+        }
+    }
+}
+
+inline long driver::cancelling() noexcept {
     const error_kept kept;
-    const object task = object::steal(call(home_.current_task.get()));
-    const object count = task && task.get() != Py_None
-                             ? object::steal(call_method(task.get(), home_.str_cancelling.get()))
+    const object count = task_ && task_.get() != Py_None
+                             ? object::steal(call_method(task_.get(), home_.str_cancelling.get()))
                              : object();
-    const bool is_cancelling = count && PyObject_IsTrue(count.get()) == 1;
+    const long times = count && PyLong_Check(count.get()) ? PyLong_AsLong(count.get()) : 0;
     PyErr_Clear();
-    return is_cancelling;
+    return times;
 }
 
 inline PySendResult driver::throw_in(object exception, PyObject** result) noexcept {
@@ -767,7 +819,7 @@ inline PySendResult driver::throw_in(object exception, PyObject** result) noexce
     }
     // Delegating. A cancel that C++ has asked for is for the inner awaitable alone.
     phase_ = phase::stepping;
-    const bool is_ours = std::exchange(leaf_->wants_cancel_, false) && !is_task_cancelling();
+    const bool is_ours = std::exchange(leaf_->wants_cancel_, false) && cancelling() <= cancelling_;
     if (is_cancel && !is_ours) {
         thrown_ = exception;
         is_told_ = true;
@@ -798,6 +850,7 @@ inline bool driver::close() noexcept {
     }
     // Delegating: the inner awaitable is closed, and C++ goes on from there, for as long as it needs.
     phase_ = phase::stepping;
+    const object host_lives = asyncio_;
     const object inner = inner_;
     waiter& leaf = *leaf_;
     leaf.phase_ = waiter::phase::sending;
@@ -822,7 +875,8 @@ inline bool driver::close() noexcept {
     leaf.end();
     if (is_here) {
         leaf.caller_.resume();
-        if (host_ != nullptr && !is_finished()) {
+        if (host_ != nullptr) {
+            const error_kept kept;
             host_->touched();
         }
     } else {
@@ -837,6 +891,9 @@ inline void driver::finalize() noexcept {
         if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1, "coroutine '%U' was never awaited", name_.get()) != 0) {
             PyErr_WriteUnraisable(self());
         }
+        if (phase_ == phase::created) {  // whoever has it again now cannot await it: this is called once
+            static_cast<void>(finish(nullptr));
+        }
         return;
     }
     if (!close()) {
@@ -845,7 +902,7 @@ inline void driver::finalize() noexcept {
 }
 
 inline int driver::traverse(visitproc visit, void* arg) noexcept {
-    for (const object* each : {&asyncio_, &wake_, &inner_, &yielded_, &thrown_, &keeps_}) {
+    for (const object* each : {&asyncio_, &wake_, &inner_, &yielded_, &thrown_, &keeps_, &context_, &task_}) {
         if (*each) {
             if (const int stopped = visit(each->get(), arg)) {
                 return stopped;
@@ -908,8 +965,9 @@ inline bool waiter::delegate(driver& to) noexcept {
 
 /// Makes the awaitable a Task. False: it goes on at once, with what was raised.
 inline bool waiter::schedule() noexcept {
+    object callback;
     try {
-        schedule_task(interpreter::here());
+        callback = schedule_task(interpreter::here());
     } catch (const raised& failure) {
         failure_ = failure.instance();
     } catch (const std::bad_alloc&) {
@@ -922,24 +980,52 @@ inline bool waiter::schedule() noexcept {
     }
     phase_ = phase::scheduled;
     around_.within->enter(*this);
+    if (phase_ == phase::scheduled) {
+        interpreter& home = interpreter::here();
+        const object task = task_;  // a future of another kind may call back at once
+        if (!object::steal(call_method(task.get(), home.str_add_done_callback.get(), callback.get()))) {
+            if (phase_ == phase::scheduled) {
+                failure_ = take_error();
+                end();
+                return false;
+            }
+            PyErr_Clear();
+        }
+    }
     return true;
 }
 
-inline void waiter::schedule_task(interpreter& home) {
+inline object waiter::schedule_task(interpreter& home) {
     static PyMethodDef definition = {"zloop_resume", &waiter::task_ended, METH_O, nullptr};
     const auto check = [&](PyObject* done) { return checked(done, home.cancelled_error.get()); };
     token_ = check(PyCapsule_New(this, nullptr, nullptr));
-    const object callback = check(PyCFunction_New(&definition, token_.get()));
+    object callback = check(PyCFunction_New(&definition, token_.get()));
     const object asyncio = home.running();
     if (!asyncio) {
         PyErr_SetString(PyExc_RuntimeError, "no running event loop");
         throw_error_set(home.cancelled_error.get());
     }
     PyObject* arguments[] = {nullptr, what_.get(), asyncio.get()};
-    task_ = check(PyObject_Vectorcall(home.ensure_future.get(), arguments + 1,
-                                      1 | PY_VECTORCALL_ARGUMENTS_OFFSET, home.loop_keyword.get()));
+    // In a turn the context is nobody's: then it is that of the driver's last step.
+    driver* const around = driver::above(*around_.within);
+    object context;
+    if (around == nullptr || around->phase_ != driver::phase::stepping) {
+        context = check(PyContext_Copy(around != nullptr && around->context_ ? around->context_.get()
+                                                                             : home.empty_context.get()));
+        if (PyContext_Enter(context.get()) != 0) {
+            throw_error_set(home.cancelled_error.get());
+        }
+    }
+    object made =
+        object::steal(PyObject_Vectorcall(home.ensure_future.get(), arguments + 1,
+                                          1 | PY_VECTORCALL_ARGUMENTS_OFFSET, home.loop_keyword.get()));
+    if (context) {
+        const error_kept kept;
+        PyContext_Exit(context.get());
+    }
+    task_ = check(made.release());
     what_.reset();
-    check(call_method(task_.get(), home.str_add_done_callback.get(), callback.get()));
+    return callback;
 }
 
 inline constexpr const char* waiter_gone = "gone";  // a token's context

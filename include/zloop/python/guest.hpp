@@ -89,7 +89,21 @@ private:
         const object descriptor = check(PyLong_FromLong(made->on_->native_handle()));
         made->on_->run_once(nanoseconds::zero());  // from now on a post() is seen in the descriptor
         static_cast<void>(made->on_->leave_thread());
-        check(call_method(host, home.str_add_reader.get(), descriptor.get(), made->turn_.get()));
+        {  // not in the context of who is here first
+            const object nobodys = check(PyContext_Copy(home.empty_context.get()));
+            if (PyContext_Enter(nobodys.get()) != 0) {
+                throw_error_set(home.cancelled_error.get());
+            }
+            const object added = object::steal(
+                call_method(host, home.str_add_reader.get(), descriptor.get(), made->turn_.get()));
+            {
+                const error_kept kept;
+                PyContext_Exit(nobodys.get());
+            }
+            if (!added) {
+                throw_error_set(home.cancelled_error.get());
+            }
+        }
         // The host's own, or that of another extension's guest.
         const object former = check(PyObject_GetAttr(host, home.str_close.get()));
         if (PyObject_SetAttr(host, home.str_guest.get(), owner.get()) != 0 ||

@@ -54,7 +54,7 @@ public:
             PyObject* const modules = PySys_GetObject("modules");  // borrowed
             const object module =
                 object::borrow(modules != nullptr ? PyDict_GetItemString(modules, "zloop._zloop") : nullptr);
-            if (module) {
+            if (module && module.get() != Py_None) {
                 check(module);
             }
         }
