@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import weakref
 from pathlib import Path
 from typing import Any
@@ -1126,3 +1127,70 @@ def test_uvloops_loop_is_a_host_as_well(extension: Any) -> None:
     )
 
     assert said == "['0', '1', '2'] 100\ntoo late\n0\n"
+
+
+# What may go wrong between the two.
+
+
+async def test_a_task_that_ends_wakes_another(loop: Any, cpp: Any) -> None:
+    source = cpp.Source()
+    receiving = asyncio.create_task(source.receive())
+    await asyncio.sleep(0.01)
+
+    await source.send(1)
+
+    assert await asyncio.wait_for(receiving, PATIENCE) == 1
+
+
+@pytest.mark.parametrize("after_turn", [False, True])
+async def test_stop_iteration_is_an_error(loop: Any, cpp: Any, after_turn: bool) -> None:
+    with pytest.raises(RuntimeError, match="coroutine raised StopIteration"):
+        await asyncio.wait_for(cpp.stop(after_turn), PATIENCE)
+
+
+async def test_a_closure_outlives_its_function(loop: Any, cpp: Any) -> None:
+    module: Any = types.ModuleType("with_a_closure")
+    cpp.add_captured(module)
+    awaited = module.captured()
+    del module
+    gc.collect()
+    assert await awaited == "kkkkk"
+
+
+async def test_self_is_not_converted(loop: Any, cpp: Any) -> None:
+    assert await cpp.Counter(5).next() == 5
+    with pytest.raises(TypeError):
+        cpp.Counter.next(5)
+
+
+async def test_a_deadline_in_the_cleanup_of_a_cancelled_task(loop: Any, cpp: Any) -> None:
+    said = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(10)
+        finally:
+            said.append(await cpp.timed_out(asyncio.sleep(10), 0.01))
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task], timeout=PATIENCE)
+    assert said == ["Connection timed out"]
+    assert task.cancelled()
+
+
+async def test_what_a_child_calls_has_the_tasks_context(loop: Any, cpp: Any) -> None:
+    user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="nobody")
+    seen = []
+
+    async def note() -> None:
+        seen.append(user.get())
+
+    async def serve(name: str) -> None:
+        user.set(name)
+        await cpp.in_a_nursery(note)
+
+    await asyncio.create_task(serve("alice"))
+    await asyncio.create_task(serve("bob"))
+    assert seen == ["alice", "bob"]

@@ -168,7 +168,7 @@ async def test_resume_writing_may_write_more_after_close(loop):
     left = [bytes(64 * 1024)] * 50
 
     def pump(protocol):
-        while left and "pause_writing" != protocol.seen[-1]:
+        while left and protocol.seen[-1] != "pause_writing":
             protocol.transport.write(left.pop())
 
     protocol = Recorder(resume_writing=pump)

@@ -183,6 +183,7 @@ class source {
 public:
     source() : values_(std::make_shared<zloop::channel<long>>(2)) {}
     task<> send(long value) { (co_await values_->send(value)).value(); }
+    task<long> receive() { co_return (co_await values_->receive()).value(); }
     void close() {
         values_->close();
         zp::touch_loop();
@@ -223,6 +224,24 @@ public:
 private:
     std::string seen_;
 };
+
+task<> stop(bool after_turn) {
+    if (after_turn) {
+        co_await zloop::next_turn();
+    }
+    throw py::stop_iteration("not for generators");
+}
+
+/// Awaits what `function` gives, in a child.
+task<> in_a_nursery(py::object function) {
+    co_await zloop::with_nursery([&](zloop::nursery& children) -> task<> {
+        children.spawn([](py::object called) -> task<> {
+            co_await zloop::next_turn();
+            co_await zp::await(called());
+        }(function));
+        co_return;
+    });
+}
 
 task<long> sum_of(zp::buffer data) {
     co_await zloop::next_turn();
@@ -287,6 +306,14 @@ PYBIND11_MODULE(bridged, m) {
     def_async(m, "fails_as_value", &fails_as_value);
     def_async(m, "empty", &empty);
     def_async(m, "takes", &takes);
+    def_async(m, "stop", &stop);
+    def_async(m, "in_a_nursery", &in_a_nursery);
+    m.def("add_captured", [](py::module_ to) {
+        def_async(to, "captured", [text = std::string(300, 'k')]() -> task<std::string> {
+            co_await zloop::next_turn();
+            co_return text.substr(0, 5);
+        });
+    });
     m.def("unnamed", &turn);
     m.def("alive", [] { return alive; });
     m.def("live_tasks", [] { return zp::running_loop().stats().live; });
@@ -295,6 +322,7 @@ PYBIND11_MODULE(bridged, m) {
     py::class_<source> of_source(m, "Source");
     of_source.def(py::init<>()).def("close", &source::close).def("__aiter__", &source::iterate);
     def_async(of_source, "send", &source::send);
+    def_async(of_source, "receive", &source::receive);
     m.def("count_to", &count_to, py::arg("last"), py::arg("fails") = false);
     py::class_<visit> of_visit(m, "Visit");
     of_visit.def(py::init<>()).def_property_readonly("seen", &visit::seen);
@@ -307,4 +335,5 @@ PYBIND11_MODULE(bridged, m) {
     of_counter.def(py::init<long>());
     def_async(of_counter, "next", &counter::next);
     def_async(of_counter, "add", &counter::add, py::arg("more"));
+    py::implicitly_convertible<py::int_, counter>();
 }
