@@ -20,7 +20,7 @@ BENCH = ROOT / "bench"
 
 sys.path.insert(0, str(BENCH))
 try:
-    import compare
+    import compare_runs
     import rows
     import samples
     import serve
@@ -90,7 +90,7 @@ def test_what_got_worse_stands_first(tmp_path: Path) -> None:
     old = kept(tmp_path / "old.json", [100.0, 101.0, 102.0], [50.0, 50.0, 50.0])
     new = kept(tmp_path / "new.json", [80.0, 81.0, 82.0], [60.0, 60.0, 60.0])
 
-    command = [sys.executable, BENCH / "compare.py", old, new, "--contenders", "zloop,uvloop"]
+    command = [sys.executable, BENCH / "compare_runs.py", old, new, "--contenders", "zloop,uvloop"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     table = [line.split() for line in said.splitlines() if "echo-1KiB-64" in line]
@@ -103,7 +103,7 @@ def test_a_change_within_the_quartiles_is_none(tmp_path: Path) -> None:
     old = samples.read(kept(tmp_path / "old.json", [90.0, 100.0, 110.0], [50.0]))
     new = samples.read(kept(tmp_path / "new.json", [85.0, 95.0, 105.0], [50.0]))
 
-    (change,) = compare.changes(old, new, ["zloop"], ["rate"], None)
+    (change,) = compare_runs.changes(old, new, ["zloop"], ["rate"], None)
 
     assert change.verdict == ""
     assert change.gain.middle == pytest.approx(0.95)
@@ -113,7 +113,7 @@ def test_of_one_round_nothing_is_said(tmp_path: Path) -> None:
     old = samples.read(kept(tmp_path / "old.json", [100.0], [50.0]))
     new = samples.read(kept(tmp_path / "new.json", [50.0], [50.0]))
 
-    (change,) = compare.changes(old, new, ["zloop"], ["rate"], None)
+    (change,) = compare_runs.changes(old, new, ["zloop"], ["rate"], None)
 
     assert change.gain.middle == 0.5
     assert change.verdict == ""
@@ -123,7 +123,7 @@ def test_against_another_what_both_machines_share_falls_out(tmp_path: Path) -> N
     old = samples.read(kept(tmp_path / "old.json", [100.0, 100.0], [50.0, 50.0]))
     new = samples.read(kept(tmp_path / "new.json", [200.0, 200.0], [100.0, 100.0]))
 
-    (change,) = compare.changes(old, new, ["zloop"], ["rate"], "uvloop")
+    (change,) = compare_runs.changes(old, new, ["zloop"], ["rate"], "uvloop")
 
     assert change.gain == (1, 1, 1)
 

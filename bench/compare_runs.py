@@ -1,7 +1,7 @@
 """Compares two runs that were kept: what got worse stands first.
 
-    python bench/compare.py old.json new.json
-    python bench/compare.py old.json new.json --against uvloop --contenders zloop
+    python bench/compare_runs.py old.json new.json
+    python bench/compare_runs.py old.json new.json --against uvloop --contenders zloop
 
 A gain is new to old, turned so that more is better: 1.10 is a tenth faster, or a tenth less CPU time.
 Around it stand the worst and the best that the quartiles of both runs allow. Only where these are on
