@@ -9,9 +9,9 @@
 // call has given by value, and nothing else, as pybind11's own copies end with the call.
 #pragma once
 
-#include <pybind11/pybind11.h>
-
 #include <zloop/config.hpp>
+
+#include <pybind11/pybind11.h>
 
 #include <memory>
 #include <span>

@@ -8,9 +8,9 @@
 // Nothing in it is for users.
 #pragma once
 
-#include <Python.h>
-
 #include <zloop/config.hpp>
+
+#include <Python.h>
 
 #include <cstddef>
 #include <cstdint>

@@ -9,9 +9,9 @@
 // All of it with the GIL, in the interpreter that the objects are of.
 #pragma once
 
-#include <Python.h>
-
 #include <zloop/config.hpp>
+
+#include <Python.h>
 
 #include <cerrno>
 #include <exception>
