@@ -22,7 +22,7 @@
 
 #include <zloop/error.hpp>
 
-/// What works without a binding library: `#include <zloop/python.hpp>`.
+/// What works without a binding library: python.hpp.
 namespace zloop::python {
 
 /// A Python object that C++ owns; or none.
