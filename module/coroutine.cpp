@@ -4,7 +4,7 @@
 
 namespace zl {
 
-py::ref make_coroutine_type(PyObject* module, PyType_Spec& spec) {
+py::ref detail::make_coroutine_type(PyObject* module, PyType_Spec& spec) {
     py::ref type = py::ref::steal(PyType_FromModuleAndSpec(module, &spec, nullptr));
     const py::ref coroutine = py::attribute(py::import("collections.abc").get(), "Coroutine");
     py::ref::steal(PyObject_CallMethod(coroutine.get(), "register", "O", type.get()));
@@ -49,9 +49,57 @@ py::ref exception_of(const py::arguments& args) {
     return error;
 }
 
+namespace {
+
+/// Throws.
 void set_stop_iteration(PyObject* value) {
     const py::ref stop = py::call(PyExc_StopIteration, value);
     PyErr_SetObject(PyExc_StopIteration, stop.get());
+}
+
+}  // namespace
+
+py::ref as_sent(PySendResult came, PyObject* result) {
+    py::ref given = py::ref::adopt(result);
+    if (came == PYGEN_NEXT) {
+        return given;
+    }
+    if (came == PYGEN_RETURN) {
+        set_stop_iteration(given.get());
+    }
+    throw py::error_set{};
+}
+
+bool can_be_sent_to(coroutine_phase at, PyObject* value) noexcept {
+    if (at == coroutine_phase::running) {
+        PyErr_SetString(PyExc_ValueError, "coroutine already executing");
+        return false;
+    }
+    if (at == coroutine_phase::finished) {
+        PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
+        return false;
+    }
+    if (at == coroutine_phase::created && value != Py_None) {
+        PyErr_SetString(PyExc_TypeError, "can't send non-None value to a just-started coroutine");
+        return false;
+    }
+    return true;
+}
+
+void check_idle(coroutine_phase at) {
+    if (at == coroutine_phase::running) {
+        py::raise(PyExc_ValueError, "coroutine already executing");
+    }
+}
+
+void warn_of_never_awaited(const char* owner, const char* name) noexcept {
+    py::ref pending = PyErr_Occurred() ? py::take_error() : nullptr;
+    if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1, "coroutine '%s.%s' was never awaited", owner, name) != 0) {
+        PyErr_WriteUnraisable(nullptr);
+    }
+    if (pending) {
+        py::restore_error(std::move(pending));
+    }
 }
 
 PyObject* next_of(PySendResult came, PyObject* result) noexcept {

@@ -432,10 +432,10 @@ namespace {
 /// descriptor meanwhile.
 void audit_connect(SockOperation& self) {
     const auto socket_of = [](void* operation) -> PyObject* {
-        auto& self = *static_cast<SockOperation*>(operation);
+        auto& audited = *static_cast<SockOperation*>(operation);
         return py::detail::guarded([&]() -> py::ref {
-            self.sock = socket_object(*self.core->state, self.own.get());
-            return self.sock;
+            audited.sock = socket_object(*audited.core->state, audited.own.get());
+            return audited.sock;
         });
     };
     const bool is_vetoed =

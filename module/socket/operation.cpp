@@ -3,7 +3,6 @@
 #include "operation.hpp"
 
 #include "../acceptor.hpp"
-#include "../coroutine.hpp"
 #include "../sockets.hpp"
 
 namespace zl {
@@ -34,21 +33,12 @@ py::ref SockOperation::make(LoopCore& core, const sock_call& call, PyObject* soc
 
 PySendResult SockOperation::step(PyObject* value, PyObject** result) noexcept {
     *result = nullptr;
-    if (state == phase::running) {
-        PyErr_SetString(PyExc_ValueError, "coroutine already executing");
+    if (!can_be_sent_to(at, value)) {
         return PYGEN_ERROR;
     }
-    if (state == phase::finished) {
-        PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
-        return PYGEN_ERROR;
-    }
-    const bool begins = state == phase::created;
-    if (begins && value != Py_None) {
-        PyErr_SetString(PyExc_TypeError, "can't send non-None value to a just-started coroutine");
-        return PYGEN_ERROR;
-    }
+    const bool begins = at == phase::created;
     bool waits = false;
-    state = phase::running;
+    at = phase::running;
     *result = py::detail::guarded([&] {
         begins ? check_socket() : resume();
         if (toward == zloop::direction::write) {
@@ -60,7 +50,7 @@ PySendResult SockOperation::step(PyObject* value, PyObject** result) noexcept {
         return waits ? park(has_turn) : outcome;
     });
     if (*result != nullptr && waits) {
-        state = phase::waiting;
+        at = phase::waiting;
         return PYGEN_NEXT;
     }
     finish();
@@ -95,7 +85,7 @@ int SockOperation::descriptor() { return own ? own.get() : known_socket_number(*
 /// The end, of whatever kind. Keeps the error indicator.
 void SockOperation::finish() noexcept {
     static_cast<void>(unlist());
-    state = phase::finished;
+    at = phase::finished;
     drop();
 }
 
@@ -277,25 +267,10 @@ void SockOperation::run_in_turn(zloop::op& node) noexcept {
 
 // The coroutine's interface.
 
-py::ref SockOperation::send(PyObject* value) {
-    PyObject* result;
-    const PySendResult ended = step(value, &result);
-    py::ref given = py::ref::adopt(result);
-    if (ended == PYGEN_NEXT) {
-        return given;
-    }
-    if (ended == PYGEN_RETURN) {
-        set_stop_iteration(given.get());
-    }
-    throw py::error_set{};
-}
-
 py::ref SockOperation::throw_into(const py::arguments& args) {
     py::ref error = exception_of(args);
-    if (state == phase::running) {
-        py::raise(PyExc_ValueError, "coroutine already executing");
-    }
-    if (state == phase::finished) {
+    check_idle(at);
+    if (at == phase::finished) {
         py::raise(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
     }
     finish();
@@ -304,19 +279,9 @@ py::ref SockOperation::throw_into(const py::arguments& args) {
 }
 
 py::ref SockOperation::close() {
-    if (state == phase::running) {
-        py::raise(PyExc_ValueError, "coroutine already executing");
-    }
+    check_idle(at);
     finish();
     return py::none();
-}
-
-py::ref SockOperation::get_name() { return py::text(call->name); }
-py::ref SockOperation::get_qualified_name() {
-    return py::ref::steal(PyUnicode_FromFormat("Loop.%s", call->name));
-}
-py::ref SockOperation::repr() {
-    return py::ref::steal(PyUnicode_FromFormat("<coroutine object Loop.%s at %p>", call->name, self()));
 }
 
 namespace {
@@ -342,15 +307,8 @@ void destroy(PyObject* object) {
     SockOperation& self = operation(object);
     PyTypeObject* type = Py_TYPE(object);
     if (self.core != nullptr) {
-        if (self.state == SockOperation::phase::created) {
-            py::ref pending = PyErr_Occurred() ? py::take_error() : nullptr;
-            if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1, "coroutine 'Loop.%s' was never awaited",
-                                 self.call->name) != 0) {
-                PyErr_WriteUnraisable(nullptr);
-            }
-            if (pending) {
-                py::restore_error(std::move(pending));
-            }
+        if (self.at == SockOperation::phase::created) {
+            warn_of_never_awaited(self.owner(), self.name());
         }
         static_cast<sock_operation_fields&>(self).~sock_operation_fields();
     }
@@ -358,57 +316,15 @@ void destroy(PyObject* object) {
     Py_DECREF(type);
 }
 
-PyObject* repr(PyObject* object) {
-    return py::detail::guarded([&] { return operation(object).repr(); });
-}
-
-PySendResult send(PyObject* object, PyObject* value, PyObject** result) {
-    return operation(object).step(value, result);
-}
-
-PyObject* next(PyObject* object) {
-    PyObject* result;
-    const PySendResult came = operation(object).step(Py_None, &result);
-    return next_of(came, result);
-}
-
 }  // namespace
 
 void add_sock_operation_type(PyObject* module, module_state& state) {
-    static PyMethodDef methods[] = {
-        py::method<&SockOperation::send>("send", "send($self, value)\n--\n\nAs a coroutine's."),
-        py::method<&SockOperation::throw_into>("throw",
-                                               "As a coroutine's: it ends, and leaves its socket alone."),
-        py::method<&SockOperation::close>("close", "close($self)\n--\n\nAs a coroutine's."),
-        {},
-    };
-    static PyGetSetDef properties[] = {
-        py::property<&SockOperation::get_name>("__name__", "As a coroutine's."),
-        py::property<&SockOperation::get_qualified_name>("__qualname__", "As a coroutine's."),
+    state.sock_operation_type = make_coroutine_type<SockOperation, traverse, clear, destroy>(
+        module, "zloop._zloop.SockOperation",
+        "A call on a socket, to be awaited: what loop.sock_recv() and its sisters return.",
+        "As a coroutine's: it ends, and leaves its socket alone.",
         py::property<&SockOperation::get_done>("_done",
-                                               "How many bytes sock_sendall or sock_sendfile has sent."),
-        py::property<&SockOperation::get_running>("cr_running", "As a coroutine's."),
-        py::property<&SockOperation::get_suspended>("cr_suspended", "As a coroutine's."),
-        {},
-    };
-    PyType_Slot slots[] = {
-        {Py_tp_doc, const_cast<char*>(
-                        "A call on a socket, to be awaited: what loop.sock_recv() and its sisters return.")},
-        {Py_tp_traverse, reinterpret_cast<void*>(&traverse)},
-        {Py_tp_clear, reinterpret_cast<void*>(&clear)},
-        {Py_tp_dealloc, reinterpret_cast<void*>(&py::deallocated<destroy>)},
-        {Py_tp_repr, reinterpret_cast<void*>(&repr)},
-        {Py_am_await, reinterpret_cast<void*>(&PyObject_SelfIter)},
-        {Py_am_send, reinterpret_cast<void*>(&send)},
-        {Py_tp_iter, reinterpret_cast<void*>(&PyObject_SelfIter)},
-        {Py_tp_iternext, reinterpret_cast<void*>(&next)},
-        {Py_tp_methods, methods},
-        {Py_tp_getset, properties},
-        {0, nullptr},
-    };
-    PyType_Spec spec = {"zloop._zloop.SockOperation", sizeof(SockOperation), 0,
-                        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots};
-    state.sock_operation_type = make_coroutine_type(module, spec);
+                                               "How many bytes sock_sendall or sock_sendfile has sent."));
 }
 
 }  // namespace zl

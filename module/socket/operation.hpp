@@ -17,6 +17,7 @@
 
 #include <zloop/core/fd.hpp>
 
+#include "../coroutine.hpp"
 #include "../loop_core.hpp"
 
 namespace zl {
@@ -31,7 +32,7 @@ struct sock_call {
 };
 
 struct sock_operation_fields : zloop::watcher {
-    enum class phase : std::uint8_t { created, running, waiting, finished };
+    using phase = coroutine_phase;
 
     sock_operation_fields(LoopCore& owner, const sock_call& what, PyObject* socket) noexcept;
     ~sock_operation_fields() { let_go_of_data(); }
@@ -53,7 +54,7 @@ struct sock_operation_fields : zloop::watcher {
     std::size_t done = 0;           // of them
     SockOperation* next = nullptr;  // in the loop's list
     SockOperation* previous = nullptr;
-    phase state = phase::created;
+    phase at = phase::created;
     bool holds_data = false;
     bool listed = false;
     bool watching = false;  // known to the backend
@@ -69,19 +70,16 @@ struct sock_operation_fields : zloop::watcher {
                             &sock_operation_fields::future>;
 };
 
-struct SockOperation : py::object, sock_operation_fields {
+struct SockOperation : coroutine<SockOperation>, sock_operation_fields {
     static py::ref make(LoopCore& core, const sock_call& call, PyObject* sock, PyObject* argument = nullptr,
                         PyObject* other_argument = nullptr, std::size_t size = 0);
 
-    py::ref send(PyObject* value);
+    static const char* owner() noexcept { return "Loop"; }
+    const char* name() const noexcept { return call->name; }
+
     py::ref throw_into(const py::arguments& args);
     py::ref close();
-    py::ref get_name();
-    py::ref get_qualified_name();
     py::ref get_done() { return py::ref::steal(PyLong_FromSize_t(done)); }
-    py::ref get_running() { return py::boolean(state == phase::running); }
-    py::ref get_suspended() { return py::boolean(state == phase::waiting); }
-    py::ref repr();
 
     /// As PyIter_Send().
     PySendResult step(PyObject* value, PyObject** result) noexcept;

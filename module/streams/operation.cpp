@@ -4,8 +4,6 @@
 
 #include "operation.hpp"
 
-#include "../coroutine.hpp"
-
 namespace zl {
 
 namespace {
@@ -60,30 +58,15 @@ py::ref StreamOperation::make(module_state& state, const stream_call& call, PyOb
 
 // Awaiting.
 
-void StreamOperation::check_idle() const {
-    if (at == phase::running) {
-        py::raise(PyExc_ValueError, "coroutine already executing");
-    }
-}
-
 PySendResult StreamOperation::step(PyObject* value, PyObject** result) noexcept {
     *result = nullptr;
-    switch (const phase before = at) {
-        case phase::running:
-            PyErr_SetString(PyExc_ValueError, "coroutine already executing");
-            return PYGEN_ERROR;
-        case phase::finished:
-            PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
-            return PYGEN_ERROR;
-        case phase::created:
-            if (value != Py_None) {
-                PyErr_SetString(PyExc_TypeError, "can't send non-None value to a just-started coroutine");
-                return PYGEN_ERROR;
-            }
-            at = phase::running;
-            return go_on(before, PYGEN_RETURN, result);
-        default: at = phase::running; return go_on(before, PyIter_Send(inner.get(), value, result), result);
+    if (!can_be_sent_to(at, value)) {
+        return PYGEN_ERROR;
     }
+    const phase before = std::exchange(at, phase::running);
+    const PySendResult came =
+        before == phase::created ? PYGEN_RETURN : PyIter_Send(inner.get(), value, result);
+    return go_on(before, came, result);
 }
 
 /// `inner` has come this far; when it has ended, what follows. At the beginning nothing has to end.
@@ -237,21 +220,8 @@ void StreamOperation::drop() noexcept {
 
 // The coroutine's interface.
 
-py::ref StreamOperation::send(PyObject* value) {
-    PyObject* result;
-    const PySendResult ended = step(value, &result);
-    py::ref given = py::ref::adopt(result);
-    if (ended == PYGEN_NEXT) {
-        return given;
-    }
-    if (ended == PYGEN_RETURN) {
-        set_stop_iteration(given.get());
-    }
-    throw py::error_set{};
-}
-
 py::ref StreamOperation::throw_into(const py::arguments& args) {
-    check_idle();
+    check_idle(at);
     if (at == phase::finished) {
         exception_of(args);
         py::raise(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
@@ -276,18 +246,11 @@ py::ref StreamOperation::throw_into(const py::arguments& args) {
         came = PYGEN_RETURN;
     }
     came = go_on(before, came, &result);
-    py::ref given = py::ref::adopt(result);
-    if (came == PYGEN_NEXT) {
-        return given;
-    }
-    if (came == PYGEN_RETURN) {
-        set_stop_iteration(given.get());
-    }
-    throw py::error_set{};
+    return as_sent(came, result);
 }
 
 py::ref StreamOperation::close() {
-    check_idle();
+    check_idle(at);
     if (at == phase::delegated) {
         at = phase::running;
         const py::ref ended = py::ref::adopt(PyObject_CallMethod(inner.get(), "close", nullptr));
@@ -298,15 +261,6 @@ py::ref StreamOperation::close() {
     }
     drop();
     return py::none();
-}
-
-py::ref StreamOperation::get_name() { return py::text(call->name); }
-py::ref StreamOperation::get_qualified_name() {
-    return py::ref::steal(PyUnicode_FromFormat("%s.%s", call->owner, call->name));
-}
-py::ref StreamOperation::repr() {
-    return py::ref::steal(
-        PyUnicode_FromFormat("<coroutine object %s.%s at %p>", call->owner, call->name, self()));
 }
 
 namespace {
@@ -324,23 +278,12 @@ int clear(PyObject* object) {
     return 0;
 }
 
-void warn_of_never_awaited(const stream_call& call) noexcept {
-    py::ref pending = PyErr_Occurred() ? py::take_error() : nullptr;
-    if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1, "coroutine '%s.%s' was never awaited", call.owner,
-                         call.name) != 0) {
-        PyErr_WriteUnraisable(nullptr);
-    }
-    if (pending) {
-        py::restore_error(std::move(pending));
-    }
-}
-
 void destroy(PyObject* object) {
     StreamOperation& self = operation(object);
     PyTypeObject* type = Py_TYPE(object);
     module_state& state = *self.state;
     if (self.at == StreamOperation::phase::created) {
-        warn_of_never_awaited(*self.call);
+        warn_of_never_awaited(self.owner(), self.name());
     }
     self.drop();  // it owns nothing any more
     auto& free = state.free_stream_operations;
@@ -352,20 +295,6 @@ void destroy(PyObject* object) {
         PyObject_GC_Del(object);
     }
     Py_DECREF(type);
-}
-
-PyObject* repr(PyObject* object) {
-    return py::detail::guarded([&] { return operation(object).repr(); });
-}
-
-PySendResult send(PyObject* object, PyObject* value, PyObject** result) {
-    return operation(object).step(value, result);
-}
-
-PyObject* next(PyObject* object) {
-    PyObject* result;
-    const PySendResult came = operation(object).step(Py_None, &result);
-    return next_of(came, result);
 }
 
 }  // namespace
@@ -380,36 +309,9 @@ void drop_free_stream_operations(module_state& state) noexcept {
 }
 
 void add_stream_operation_type(PyObject* module, module_state& state) {
-    static PyMethodDef methods[] = {
-        py::method<&StreamOperation::send>("send", "send($self, value)\n--\n\nAs a coroutine's."),
-        py::method<&StreamOperation::throw_into>("throw", "As a coroutine's."),
-        py::method<&StreamOperation::close>("close", "close($self)\n--\n\nAs a coroutine's."),
-        {},
-    };
-    static PyGetSetDef properties[] = {
-        py::property<&StreamOperation::get_name>("__name__", "As a coroutine's."),
-        py::property<&StreamOperation::get_qualified_name>("__qualname__", "As a coroutine's."),
-        py::property<&StreamOperation::get_running>("cr_running", "As a coroutine's."),
-        py::property<&StreamOperation::get_suspended>("cr_suspended", "As a coroutine's."),
-        {},
-    };
-    PyType_Slot slots[] = {
-        {Py_tp_doc, const_cast<char*>("What a stream's methods return, to be awaited.")},
-        {Py_tp_traverse, reinterpret_cast<void*>(&traverse)},
-        {Py_tp_clear, reinterpret_cast<void*>(&clear)},
-        {Py_tp_dealloc, reinterpret_cast<void*>(&py::deallocated<destroy>)},
-        {Py_tp_repr, reinterpret_cast<void*>(&repr)},
-        {Py_am_await, reinterpret_cast<void*>(&PyObject_SelfIter)},
-        {Py_am_send, reinterpret_cast<void*>(&send)},
-        {Py_tp_iter, reinterpret_cast<void*>(&PyObject_SelfIter)},
-        {Py_tp_iternext, reinterpret_cast<void*>(&next)},
-        {Py_tp_methods, methods},
-        {Py_tp_getset, properties},
-        {0, nullptr},
-    };
-    PyType_Spec spec = {"zloop._zloop.StreamOperation", sizeof(StreamOperation), 0,
-                        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots};
-    state.stream_operation_type = make_coroutine_type(module, spec);
+    state.stream_operation_type = make_coroutine_type<StreamOperation, traverse, clear, destroy>(
+        module, "zloop._zloop.StreamOperation", "What a stream's methods return, to be awaited.",
+        "As a coroutine's.");
 }
 
 }  // namespace zl

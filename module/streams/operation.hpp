@@ -10,6 +10,7 @@
 // coroutine: up to then it has changed nothing.
 #pragma once
 
+#include "../coroutine.hpp"
 #include "streams.hpp"
 
 namespace zl {
@@ -29,7 +30,7 @@ struct stream_call {
 };
 
 struct stream_operation_fields {
-    enum class phase : std::uint8_t { created, running, waiting, delegated, finished };
+    using phase = coroutine_phase;
 
     const stream_call* call = nullptr;
     module_state* state = nullptr;
@@ -46,18 +47,15 @@ struct stream_operation_fields {
                             &stream_operation_fields::inner>;
 };
 
-struct StreamOperation : py::object, stream_operation_fields {
+struct StreamOperation : coroutine<StreamOperation>, stream_operation_fields {
     static py::ref make(module_state& state, const stream_call& call, PyObject* stream,
                         PyObject* argument = nullptr, Py_ssize_t count = 0);
 
-    py::ref send(PyObject* value);
+    const char* owner() const noexcept { return call->owner; }
+    const char* name() const noexcept { return call->name; }
+
     py::ref throw_into(const py::arguments& args);
     py::ref close();
-    py::ref get_name();
-    py::ref get_qualified_name();
-    py::ref get_running() { return py::boolean(at == phase::running); }
-    py::ref get_suspended() { return py::boolean(at == phase::waiting || at == phase::delegated); }
-    py::ref repr();
 
     /// As PyIter_Send().
     PySendResult step(PyObject* value, PyObject** result) noexcept;
@@ -71,7 +69,6 @@ struct StreamOperation : py::object, stream_operation_fields {
 private:
     friend void add_stream_operation_type(PyObject* module, module_state& state);
 
-    void check_idle() const;
     phase begin(py::ref& result);
     phase delegate();
     PySendResult step_after_waiting(PyObject** result) noexcept;
