@@ -93,12 +93,9 @@ void check_idle(coroutine_phase at) {
 }
 
 void warn_of_never_awaited(const char* owner, const char* name) noexcept {
-    py::ref pending = PyErr_Occurred() ? py::take_error() : nullptr;
+    const py::error_kept kept;
     if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1, "coroutine '%s.%s' was never awaited", owner, name) != 0) {
         PyErr_WriteUnraisable(nullptr);
-    }
-    if (pending) {
-        py::restore_error(std::move(pending));
     }
 }
 

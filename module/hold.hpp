@@ -17,6 +17,9 @@
 // A connection that writes once, and has no company, just sends. Unix sockets know no such flag: each write
 // is sent as it is.
 //
+// With `writes="turn"` nothing is in the kernel yet: what a turn writes waits in the transport's backlog, and
+// pushing is sending it. Who waits, until when, and what must not overtake it, is the same.
+//
 // Nothing here is owned: a socket that closes, or leaves the loop, takes itself out.
 #pragma once
 

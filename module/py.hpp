@@ -21,6 +21,8 @@
 
 #include <unistd.h>
 
+#include <zloop/python/object.hpp>
+
 namespace py {
 
 /// What a heap type's struct begins with. The struct has no virtual functions: a vtable would go first.
@@ -144,32 +146,14 @@ inline ref os_error(int number) noexcept {
 }
 
 /// Takes the error out of the indicator, as an exception object with its traceback.
-inline ref take_error() noexcept {
-#if PY_VERSION_HEX >= 0x030C0000
-    return ref::adopt(PyErr_GetRaisedException());
-#else
-    PyObject *type, *value, *traceback;
-    PyErr_Fetch(&type, &value, &traceback);
-    PyErr_NormalizeException(&type, &value, &traceback);
-    if (traceback != nullptr) {
-        PyException_SetTraceback(value, traceback);
-    }
-    Py_XDECREF(type);
-    Py_XDECREF(traceback);
-    return ref::adopt(value);
-#endif
-}
+inline ref take_error() noexcept { return ref::adopt(zloop::python::detail::take_error().release()); }
 
 /// Puts an exception that take_error() gave back into the indicator.
 inline void restore_error(ref error) noexcept {
-#if PY_VERSION_HEX >= 0x030C0000
-    PyErr_SetRaisedException(error.release());
-#else
-    PyObject* value = error.release();
-    PyErr_Restore(Py_NewRef(reinterpret_cast<PyObject*>(Py_TYPE(value))), value,
-                  PyException_GetTraceback(value));
-#endif
+    zloop::python::detail::restore_error(zloop::python::object::steal(error.release()));
 }
+
+using zloop::python::detail::error_kept;
 
 /// Whether the pending error has to leave run_forever() at once.
 inline bool error_is_fatal() noexcept {

@@ -178,15 +178,12 @@ void transport::finalize() noexcept {
     if (lost || core == nullptr) {
         return;
     }
-    py::ref pending = PyErr_Occurred() ? py::take_error() : nullptr;
+    const py::error_kept kept;
     if (PyErr_ResourceWarning(self(), 1, "unclosed transport %R", self()) != 0) {
         PyErr_WriteUnraisable(self());
     }
     lost = true;
     kind->close_descriptor(*this);
-    if (pending) {
-        py::restore_error(std::move(pending));
-    }
 }
 
 void transport::fatal_error(py::ref error, const char* message, bool quietly) noexcept {

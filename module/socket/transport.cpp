@@ -177,7 +177,7 @@ void SocketTransport::force_close(PyObject* error) noexcept {
         return;
     }
     ++lost_writes;
-    drop_deferred();
+    cut_deferred();
     writer.cancel();  // drops the backlog at its end
     fail_file(error);
     if (!closing) {

@@ -145,7 +145,7 @@ private:
     void defer(std::span<PyObject* const> parts);
     void send_deferred() noexcept;
     int try_backlog() noexcept;
-    void drop_deferred() noexcept;
+    void cut_deferred() noexcept;
     void send_now(std::span<PyObject* const> parts, std::size_t size) noexcept;
     void keep(std::span<PyObject* const> parts, std::size_t sent) noexcept;
     void append(py::ref bytes, std::size_t offset);

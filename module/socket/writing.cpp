@@ -190,7 +190,7 @@ int SocketTransport::try_backlog() noexcept {
 }
 
 /// The connection is to end now. What would have been sent at once is sent as far as it can be.
-void SocketTransport::drop_deferred() noexcept {
+void SocketTransport::cut_deferred() noexcept {
     if (deferred) {
         deferred = false;
         core->held.forget(*this);

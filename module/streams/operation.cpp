@@ -112,28 +112,29 @@ PySendResult StreamOperation::go_on(phase from, PySendResult came, PyObject** re
 /// The first step of asyncio's coroutine in the place of ours. It would look for the reader's exception
 /// first, and not again when it has waited, as ours may have: then it does not find it there.
 PySendResult StreamOperation::step_after_waiting(PyObject** result) noexcept {
-    const py::ref reader = resumed ? stream : nullptr;
-    const auto replace = [&](PyObject* wanted, const py::ref& value) {
-        const reader_attributes parts(*state, reader.get());
-        py::ref before = parts.part(stream_names::exception);
-        if (before && (before.get() == Py_None) == (wanted == Py_None)) {
-            parts.put(stream_names::exception, value.get());
-            return before;
-        }
-        return py::ref();
-    };
+    const py::ref reader = stream;  // its end drops ours
     py::ref hidden;
-    if (reader && !py::attempt([&] { hidden = replace(nullptr, py::none()); })) {
+    if (resumed && !py::attempt([&] {
+            const reader_attributes parts(*state, reader.get());
+            hidden = parts.part(stream_names::exception);
+            if (hidden && hidden.get() != Py_None) {
+                parts.put(stream_names::exception, Py_None);
+            } else {
+                hidden.reset();
+            }
+        })) {
         return PYGEN_ERROR;
     }
     const PySendResult came = PyIter_Send(inner.get(), Py_None, result);
     if (hidden) {
-        py::ref pending = PyErr_Occurred() ? py::take_error() : nullptr;
-        if (!py::attempt([&] { replace(Py_None, hidden); })) {
+        const py::error_kept kept;
+        if (!py::attempt([&] {
+                const reader_attributes parts(*state, reader.get());
+                if (parts.look(stream_names::exception) == Py_None) {  // not another by now
+                    parts.put(stream_names::exception, hidden.get());
+                }
+            })) {
             PyErr_WriteUnraisable(reader.get());
-        }
-        if (pending) {
-            py::restore_error(std::move(pending));
         }
     }
     return came;
@@ -195,13 +196,10 @@ stream_call::outcome StreamOperation::wait_for_data(const reader_attributes& rea
 
 /// What stands behind asyncio's `finally`. Keeps the error indicator.
 void StreamOperation::leave_waiter() noexcept {
-    py::ref pending = PyErr_Occurred() ? py::take_error() : nullptr;
+    const py::error_kept kept;
     inner.reset();
     if (!py::attempt([&] { reader_attributes(*state, stream.get()).put(stream_names::waiter, Py_None); })) {
         PyErr_WriteUnraisable(stream.get());
-    }
-    if (pending) {
-        py::restore_error(std::move(pending));
     }
 }
 
@@ -209,13 +207,10 @@ void StreamOperation::drop() noexcept {
     if (std::exchange(at, phase::finished) == phase::waiting) {
         leave_waiter();
     }
-    py::ref pending = PyErr_Occurred() ? py::take_error() : nullptr;
+    const py::error_kept kept;
     inner.reset();
     argument.reset();
     stream.reset();
-    if (pending) {
-        py::restore_error(std::move(pending));
-    }
 }
 
 // The coroutine's interface.

@@ -228,13 +228,10 @@ void finalize(PyObject* object) {
         return;
     }
     self.closed = true;
-    py::ref pending = PyErr_Occurred() ? py::take_error() : nullptr;
+    const py::error_kept kept;
     if (PyErr_WarnEx(PyExc_ResourceWarning, "unclosed transport <asyncio._SSLProtocolTransport object>", 1) !=
         0) {
         PyErr_WriteUnraisable(object);
-    }
-    if (pending) {
-        py::restore_error(std::move(pending));
     }
 }
 
