@@ -20,11 +20,8 @@ py::ref SocketTransport::begin_sendfile(const py::arguments& args) {
     if (lost_writes != 0 || !socket) {
         py::raise(PyExc_ConnectionError, "Connection is closed by peer");
     }
-    if (backlog == nullptr) {
-        backlog = std::make_unique<zl::backlog>();
-    }
     file->future = future;
-    backlog->file = std::move(file);
+    some_backlog().file = std::move(file);
     begin_writing();
     return future;
 }

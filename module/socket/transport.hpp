@@ -149,6 +149,7 @@ private:
     void send_now(std::span<PyObject* const> parts, std::size_t size) noexcept;
     void keep(std::span<PyObject* const> parts, std::size_t sent) noexcept;
     void append(py::ref bytes, std::size_t offset);
+    zl::backlog& some_backlog();
     bool has_backlog() const noexcept {
         return backlog != nullptr && (!backlog->empty() || is_sending_file());
     }

@@ -137,9 +137,7 @@ bool SocketTransport::is_to_wait(std::size_t size) const noexcept {
 void SocketTransport::defer(std::span<PyObject* const> parts) {
     const bool first = !has_backlog();
     if (first) {  // before there is anything: of many parts there may be memory for some
-        if (backlog == nullptr) {
-            backlog = std::make_unique<zl::backlog>();
-        }
+        static_cast<void>(some_backlog());
         deferred = true;
         core->held.add(*this, true);
     }
@@ -276,10 +274,15 @@ void SocketTransport::begin_writing() noexcept {
 }
 
 void SocketTransport::append(py::ref bytes, std::size_t offset) {
+    some_backlog().push(std::move(bytes), offset);
+}
+
+/// The backlog, which an idle connection has not.
+zl::backlog& SocketTransport::some_backlog() {
     if (backlog == nullptr) {
         backlog = std::make_unique<zl::backlog>();
     }
-    backlog->push(std::move(bytes), offset);
+    return *backlog;
 }
 
 fiber SocketTransport::write_loop(fiber::place& kept) {
