@@ -13,11 +13,13 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from helpers import (
     PATIENCE,
     Recorder,
+    check_program,
     data_segments_sent,
     environment,
     receive_all,
@@ -431,23 +433,73 @@ async def test_a_peer_that_is_waited_for_in_a_busy_turn_has_it_soon(loop):
         assert receive_all(busy_turns.ends[1][2], 4) == b"more"
 
 
-@ours
-async def test_where_nobody_has_to_be_woken_turns_are_held_for_a_trial_only(loop):
-    async with BusyTurns(loop) as busy_turns:
-        transports = [transport for _, transport, _ in busy_turns.ends]
-        held = []
+HELD_TURNS = """
+    import asyncio
+    import socket
+
+    import zloop
+    from helpers import data_segments_sent, receive_all, tcp_pair, turns
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        ends = [tcp_pair() for _ in range(5)]
+        transports = [
+            (await loop.create_connection(asyncio.Protocol, sock=mine))[0] for mine, _ in ends
+        ]
+        first = transports[0].get_extra_info("socket")
+        held = 0
+
+        def look(before):
+            nonlocal held
+            held += data_segments_sent(first) == before
+
         for _ in range(300):
-            before = data_segments_sent(busy_turns.first)
             for transport in transports:
                 loop.call_soon(transport.write, b"part")
-            loop.call_soon(
-                lambda was=before: held.append(data_segments_sent(busy_turns.first) == was)
-            )
+            loop.call_soon(look, data_segments_sent(first))
             await turns(2)
-            for _, _, peer in busy_turns.ends:
+            for _, peer in ends:
                 assert receive_all(peer, 4) == b"part"
+        print(held)
+        for transport, (_, peer) in zip(transports, ends):
+            transport.abort()
+            peer.close()
+        await turns(2)
 
-        assert 0 < sum(held) < 40
+    loop = zloop.new_event_loop()
+    loop.run_until_complete(main())
+    loop.close()
+"""
+
+
+@pytest.fixture(scope="module")
+def priced_calls(tmp_path_factory):
+    """A machine on which nothing but system calls takes time, and these what one says (priced_calls.c)."""
+    library = str(tmp_path_factory.mktemp("priced") / "calls.so")
+    source = str(Path(__file__).with_name("priced_calls.c"))
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    return f"{os.environ.get('LD_PRELOAD', '')} {library}".strip()
+
+
+@pytest.mark.parametrize(
+    ("send", "more", "push", "fewest", "most"),
+    [
+        pytest.param(10, 10, 2, 1, 40, id="nobody has to be woken: for a trial only"),
+        pytest.param(20, 4, 8, 200, 299, id="a wake-up costs more than a push: but for a trial"),
+    ],
+)
+def test_turns_are_held_where_that_is_cheaper(priced_calls, send, more, push, fewest, most):
+    held = check_program(
+        HELD_TURNS,
+        LD_PRELOAD=priced_calls,
+        PRICE_SEND=str(send),
+        PRICE_MORE=str(more),
+        PRICE_PUSH=str(push),
+        PYTHONPATH=os.pathsep.join(
+            [str(Path(__file__).parent), environment().get("PYTHONPATH", "")]
+        ),
+    )
+    assert fewest <= int(held) <= most
 
 
 @ours
