@@ -40,13 +40,17 @@ void class_as_made::watch(PyObject* type) {
 void class_as_made::remember(PyObject* owner, PyObject* module, const char* const* names) {
     for (; *names != nullptr; ++names) {
         const py::ref name = py::ref::steal(PyUnicode_InternFromString(*names));
-        const py::ref was = part_of(owner, name.get());
-        known_ = known_ && is_of(was.get(), module);
-        const py::ref part = py::ref::steal(PyTuple_Pack(3, owner, name.get(), was.get()));
-        if (PyList_Append(parts_.get(), part.get()) != 0) {
-            throw py::error_set{};
-        }
+        known_ = is_of(keep(owner, name.get()).get(), module) && known_;
     }
+}
+
+py::ref class_as_made::keep(PyObject* owner, PyObject* name) {
+    py::ref was = part_of(owner, name);
+    const py::ref part = py::ref::steal(PyTuple_Pack(3, owner, name, was.get()));
+    if (PyList_Append(parts_.get(), part.get()) != 0) {
+        throw py::error_set{};
+    }
+    return was;
 }
 
 bool class_as_made::look() noexcept {

@@ -19,12 +19,17 @@ public:
     /// `names` ends with a null. Throws.
     void remember(PyObject* owner, PyObject* module, const char* const* names);
 
+    /// Remembers what `name` is in `owner` now, whoever made it. Throws.
+    void remember(PyObject* owner, PyObject* name) { keep(owner, name); }
+
     bool holds() noexcept { return looked_at_ != 0 && looked_at_ == version() ? holds_ : look(); }
 
     /// Whether that is exactly the object's class, and as made.
     bool holds_for(PyObject* object) noexcept {
         return Py_TYPE(object) == reinterpret_cast<PyTypeObject*>(type_.get()) && holds();
     }
+
+    PyObject* type() const noexcept { return type_.get(); }
 
     // For the owner's.
     int visit(visitproc visitor, void* arg) const {
@@ -34,6 +39,7 @@ public:
     void reset() noexcept;
 
 private:
+    py::ref keep(PyObject* owner, PyObject* name);
     bool look() noexcept;
     unsigned version() const noexcept {  // 0: it has changed, and nobody has looked since
         return reinterpret_cast<PyTypeObject*>(type_.get())->tp_version_tag;

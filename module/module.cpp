@@ -12,6 +12,7 @@
 #include "socket/transport.hpp"
 #include "streams/streams.hpp"
 #include "tls/transport.hpp"
+#include "way.hpp"
 
 namespace zl {
 
@@ -147,12 +148,13 @@ int execute(PyObject* module) noexcept {
         add_sock_operation_type(module, state);
         add_stream_types(module, state);
         add_tls_transport_type(module, state);
+        add_way_type(module, state);
         for (const py::ref* type :
              {&state.loop_core_type, &state.handle_type, &state.timer_handle_type,
               &state.threadsafe_handle_type, &state.socket_transport_type, &state.datagram_transport_type,
               &state.read_pipe_transport_type, &state.write_pipe_transport_type, &state.sock_operation_type,
               &state.stream_operation_type, &state.stream_reader_type, &state.stream_writer_type,
-              &state.tls_transport_type}) {
+              &state.tls_transport_type, &state.way_type}) {
             if (*type && PyModule_AddType(module, reinterpret_cast<PyTypeObject*>(type->get())) != 0) {
                 throw py::error_set{};
             }

@@ -78,6 +78,7 @@ struct module_state {
     class_as_made stock_stream_protocol;         // asyncio.StreamReaderProtocol
     class_as_made stream_reader, stream_writer;  // ours, with what they have of asyncio's
     class_as_made socket_transport;              // ours
+    py::ref way_type;
 
     // ssl's, as asyncio.sslproto uses it.
     py::ref memory_bio_type;  // ssl.MemoryBIO
@@ -132,7 +133,8 @@ struct module_state {
         &module_state::ssl_want_read_error, &module_state::ssl_syscall_error,
         &module_state::ssl_certificate_error, &module_state::ssl_do_handshake, &module_state::ssl_getpeercert,
         &module_state::ssl_read, &module_state::ssl_write, &module_state::ssl_pending,
-        &module_state::bio_read, &module_state::bio_write, &module_state::tls_limits>;
+        &module_state::bio_read, &module_state::bio_write, &module_state::tls_limits,
+        &module_state::way_type>;
 
     /// Set at exit, to the thread that ends the interpreter: loops of daemon threads then stay asleep.
     std::atomic<unsigned long> ended_by = 0;

@@ -3,7 +3,7 @@ import sys
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from socket import socket
-from typing import Any, ClassVar, Literal, TypedDict, TypeVar, final
+from typing import Any, ClassVar, Literal, Self, TypedDict, TypeVar, final
 
 from typing_extensions import Buffer, TypeVarTuple, Unpack, disjoint_base
 
@@ -67,6 +67,11 @@ class SSLTransport(asyncio.transports._FlowControlMixin):
     def eof_received(self) -> bool | None: ...
     def pause_writing(self) -> None: ...
     def resume_writing(self) -> None: ...
+
+@final
+class _Way:
+    def __new__(cls, type: type, steps: tuple[tuple[Any, str], ...], /) -> Self: ...
+    def is_as_made_for(self, object: object, /) -> bool: ...
 
 class _Coroutine:  # registered as a collections.abc.Coroutine
     __name__: str

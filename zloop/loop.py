@@ -29,7 +29,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from . import _zloop
-from ._zloop import LoopCore
+from ._zloop import LoopCore, _Way
 from .child import ChildTransport, is_ours_to_watch, thread_watcher
 
 
@@ -331,7 +331,7 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
 
     @functools.wraps(asyncio.SelectorEventLoop.getaddrinfo)
     async def getaddrinfo(self, host, port, *, family=0, type=0, proto=0, flags=0):
-        if not self._executor_shutdown_called and _are_as_made(self, _NAMES_OF_ASKING, _ASKING):
+        if not self._executor_shutdown_called and _TO_ASK.is_as_made_for(self):
             answer = self._literal_info(host, port, family, type, proto, flags)
             if answer is not None:
                 return answer
@@ -344,7 +344,7 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
         # What is numeric is ours, unless somebody has another idea of any step of asyncio's way.
         connecting = (
             self._connect(protocol_factory, host, port)
-            if not options and _are_as_made(self, _NAMES_OF_CONNECTING, _CONNECTING)
+            if not options and _TO_CONNECT.is_as_made_for(self)
             else None
         )
         if connecting is None:
@@ -633,10 +633,7 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
 
     def _accepts_tls(self, terms: tuple[Any, float, float]) -> bool:
         """Whether what the acceptor makes of a connection is what asyncio's coroutine would make."""
-        try:
-            return _how_to_accept(self) == _STOCK_ACCEPTING and _is_plain_tls(terms[0])
-        except AttributeError:  # of what replaced a method, and is none
-            return False
+        return _TO_ACCEPT_TLS.is_as_made_for(self) and _is_plain_tls(terms[0])
 
     def _accept_tls(
         self, protocol_factory, sslcontext, server, handshake, shutdown, conn, peername
@@ -679,57 +676,42 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
         )
 
 
-# What the acceptor does by itself for a plain TLS connection, where nobody has replaced or overridden it.
-_how_to_accept = operator.attrgetter(
-    "_accept_connection2.__func__",
-    "_make_ssl_transport.__func__",
-    "_make_socket_transport.__func__",
-)
-_STOCK_ACCEPTING = (
-    Loop._accept_connection2,
-    Loop._make_ssl_transport,
-    Loop._make_socket_transport,
-)
-
-
-def _as_made(*steps: tuple[Any, str]) -> list[tuple[Any, str, Any]]:
-    return [(owner, name, getattr(owner, name)) for owner, name in steps if hasattr(owner, name)]
-
-
-# asyncio's ways to names and connections, whose steps programs override, and tests and firewalls replace.
-_ASKING = _as_made(
+# asyncio's ways to names, connections and accepted ones, whose steps programs override, and tests and firewalls
+# replace. Nobody has touched them: then ours are shorter.
+_ASKING = (
     (asyncio.SelectorEventLoop, "getaddrinfo"),
     (Loop, "getaddrinfo"),
     (Loop, "run_in_executor"),
     (base_events, "socket"),
     (socket, "getaddrinfo"),
 )
-_CONNECTING = _ASKING + _as_made(
-    (asyncio.SelectorEventLoop, "create_connection"),
-    (asyncio.SelectorEventLoop, "_create_connection_transport"),
-    (asyncio.SelectorEventLoop, "_make_socket_transport"),
-    (asyncio.SelectorEventLoop, "sock_connect"),
-    (Loop, "_connect_sock"),
-    (Loop, "_create_connection_transport"),
-    (Loop, "_ensure_resolved"),
-    (Loop, "_make_socket_transport"),
-    (Loop, "sock_connect"),
-    (base_events, "_ipaddr_info"),
-    (base_events, "_set_nodelay"),
-    (socket, "socket"),
-    (socket.socket, "__init__"),
-    (socket.socket, "connect"),
-    (socket.socket, "setblocking"),
+_TO_ASK = _Way(Loop, _ASKING)
+_TO_CONNECT = _Way(
+    Loop,
+    (
+        *_ASKING,
+        (asyncio.SelectorEventLoop, "create_connection"),
+        (asyncio.SelectorEventLoop, "_create_connection_transport"),
+        (asyncio.SelectorEventLoop, "_make_socket_transport"),
+        (asyncio.SelectorEventLoop, "sock_connect"),
+        (Loop, "_connect_sock"),
+        (Loop, "_create_connection_transport"),
+        (Loop, "_ensure_resolved"),
+        (Loop, "_make_socket_transport"),
+        (Loop, "sock_connect"),
+        (base_events, "_ipaddr_info"),
+        (base_events, "_set_nodelay"),
+        (socket, "socket"),
+        (socket.socket, "__init__"),
+        (socket.socket, "connect"),
+        (socket.socket, "setblocking"),
+    ),
 )
-_NAMES_OF_ASKING = {name for _, name, _ in _ASKING}
-_NAMES_OF_CONNECTING = {name for _, name, _ in _CONNECTING}
-
-
-def _are_as_made(loop: Loop, names: set[str], steps: list[tuple[Any, str, Any]]) -> bool:
-    """Whether none of the steps was overridden or replaced."""
-    if type(loop) is not Loop or not names.isdisjoint(loop.__dict__):
-        return False
-    for owner, name, made in steps:  # noqa: SIM110 - all() of a generator takes twice as long
-        if getattr(owner, name) is not made:
-            return False
-    return True
+_TO_ACCEPT_TLS = _Way(
+    Loop,
+    (
+        (Loop, "_accept_connection2"),
+        (Loop, "_make_ssl_transport"),
+        (Loop, "_make_socket_transport"),
+    ),
+)
