@@ -12,7 +12,8 @@
 //     core, for one message: so all are pushed when the turn has ended, and it is woken for many. That pays
 //     here and there (turn_trial). They are pushed before whatever is sent
 //     otherwise, so that nothing is overtaken; and after a millisecond, when the callback that runs then
-//     returns: one that takes long makes them late, 200 ms at most, and then nothing is held so for a while.
+//     returns: one that takes long makes them late, 200 ms at most, and then nothing is held so for a while,
+//     the longer the more often.
 //
 // A connection that writes once, and has no company, just sends. Unix sockets know no such flag: each write
 // is sent as it is.
@@ -58,8 +59,8 @@ private:
 };
 
 /// Whether it pays to hold what a turn sends to this machine, which depends on it, on the program, and on how
-/// busy the peer is: measured, by trying now and then the way that is not in use. The measure is what a
-/// message takes of a turn, pushes included.
+/// busy the peer is: measured now and then, in a trial of both ways by turns. The measure is what a message
+/// takes of a turn, pushes included; medians tell, as a turn now and then is disturbed.
 class turn_trial {
 public:
     using clock = std::chrono::steady_clock;
@@ -68,7 +69,7 @@ public:
     void note(std::uint32_t callback) noexcept {
         if (callback != callback_) {
             callback_ = callback;
-            if (writers_++ == 0) {
+            if (writers_++ == 0 && tries_) {
                 began_ = clock::now();
             }
         }
@@ -79,50 +80,73 @@ public:
 
     /// All is pushed.
     void end_turn() noexcept {
-        if (writers_ >= fewest && rest_ == 0) {
-            measure((clock::now() - began_) / writers_);
+        if (rest_ != 0) {
+            --rest_;
+        } else {
+            if (next_rest_ != first_rest && ++calm_ == forgiveness * next_rest_) {
+                next_rest_ = first_rest;
+            }
+            if (writers_ >= fewest) {
+                go_on();
+            }
         }
         writers_ = 0;
-        rest_ -= rest_ != 0;
     }
 
-    /// A callback took so long that what was held came late: that may happen again.
+    /// A callback took so long that what was held came late, and that may happen again. Once in a thousand
+    /// turns it may be the machine's doing, as when another process had the processor.
     void was_late() noexcept {
         rest_ = next_rest_;
         next_rest_ = std::min(2 * next_rest_, longest_rest);
+        calm_ = 0;
     }
 
 private:
     static constexpr unsigned fewest = 4;  // messages of a turn that tells something
-    static constexpr unsigned first_rest = 256, longest_rest = 65536;  // turns
-    static constexpr unsigned trial = 32, between_trials = 16384;      // turns that tell something
-    static constexpr unsigned settling = 4;  // turns after a change, which tell less
+    static constexpr unsigned first_rest = 64, longest_rest = 65536;     // turns
+    static constexpr unsigned forgiveness = 8;                           // times the rest, without being late
+    static constexpr unsigned first_trial = 32, between_trials = 16384;  // turns that tell something
+    static constexpr unsigned block = 8, settling = 2;  // turns of one way, of which the first tell less
+    static constexpr unsigned blocks = 32;              // of a trial, of either way by turns
+    static constexpr std::size_t most = blocks / 2 * (block - settling);
 
-    void measure(clock::duration message) noexcept {
-        clock::duration& average = cost_[holds_];
-        if (average == clock::duration::zero()) {
-            average = message;
-        } else if (++since_change_ > settling) {
-            average +=
-                (std::min(message, average + average / 4) - average) / 8;  // not what disturbs one turn
+    void go_on() noexcept {
+        if (!tries_) {
+            if (--left_ == 0) {
+                tries_ = true;
+                turns_ = 0;
+                counts_ = {};
+            }
+            return;
         }
-        if (--left_ == 0) {
-            const bool before = holds_;
-            tries_ = !tries_;
+        if (turns_ % block >= settling) {
+            costs_[holds_][counts_[holds_]++] = (clock::now() - began_) / writers_;
+        }
+        if (++turns_ == blocks * block) {
             // What is no clear gain is left: to hold is the more visible way.
-            holds_ = tries_ ? !holds_ : cost_[true] < cost_[false] - cost_[false] / 32;
-            left_ = tries_ ? trial : between_trials;
-            since_change_ = holds_ == before ? since_change_ : 0;
+            const clock::duration at_once = median(costs_[false]);
+            holds_ = median(costs_[true]) < at_once - at_once / 32;
+            tries_ = false;
+            left_ = between_trials;
+        } else if (turns_ % block == 0) {
+            holds_ = !holds_;
         }
     }
 
-    std::array<clock::duration, 2> cost_{};  // of a message, sent at once and held; averages
-    clock::time_point began_{};              // the turn's first write
-    unsigned writers_ = 0;                   // callbacks of this turn that have written
-    unsigned left_ = trial;                  // turns until a trial begins or ends
-    unsigned since_change_ = 0;
-    unsigned rest_ = 0;  // turns for which nothing is held to their end
+    static clock::duration median(std::array<clock::duration, most>& costs) noexcept {
+        std::nth_element(costs.begin(), costs.begin() + most / 2, costs.end());
+        return costs[most / 2];
+    }
+
+    std::array<std::array<clock::duration, most>, 2> costs_{};  // of a message, sent at once and held
+    std::array<std::size_t, 2> counts_{};
+    clock::time_point began_{};    // the turn's first write, in a trial
+    unsigned writers_ = 0;         // callbacks of this turn that have written
+    unsigned left_ = first_trial;  // turns until a trial begins
+    unsigned turns_ = 0;           // of the trial
+    unsigned rest_ = 0;            // turns for which nothing is held to their end
     unsigned next_rest_ = first_rest;
+    unsigned calm_ = 0;  // turns since something was late
     std::uint32_t callback_ = 0;
     bool holds_ = false;
     bool tries_ = false;

@@ -453,7 +453,7 @@ HELD_TURNS = """
             nonlocal held
             held += data_segments_sent(first) == before
 
-        for _ in range(300):
+        for _ in range(800):
             for transport in transports:
                 loop.call_soon(transport.write, b"part")
             loop.call_soon(look, data_segments_sent(first))
@@ -484,8 +484,10 @@ def priced_calls(tmp_path_factory):
 @pytest.mark.parametrize(
     ("send", "more", "push", "fewest", "most"),
     [
-        pytest.param(10, 10, 2, 1, 40, id="nobody has to be woken: for a trial only"),
-        pytest.param(20, 4, 8, 200, 299, id="a wake-up costs more than a push: but for a trial"),
+        pytest.param(10, 10, 2, 100, 150, id="nobody has to be woken: half of a trial"),
+        pytest.param(
+            20, 4, 8, 600, 700, id="a wake-up costs more than a push: all but half of a trial"
+        ),
     ],
 )
 def test_turns_are_held_where_that_is_cheaper(priced_calls, send, more, push, fewest, most):
