@@ -18,6 +18,7 @@
 #include <string_view>
 #include <tuple>
 #include <type_traits>
+#include <typeinfo>
 #include <utility>
 
 #include <zloop/python.hpp>
@@ -50,14 +51,43 @@ struct by_pybind11 {
         } catch (const raised& held) {
             restore_error(held.instance());
         } catch (const std::system_error& thrown) {
+            // One of the user's, derived from it, may have a translator; pybind11's own for any
+            // std::exception says no more than its words.
+            if (typeid(thrown) != typeid(std::system_error)) {
+                translate();
+                if (!is_runtime_error(thrown.what())) {
+                    return;
+                }
+                PyErr_Clear();
+            }
             set_error_code(thrown.code(), thrown.what(), cancelled_error);
         } catch (...) {
-            try {
-                pybind11::detail::try_translate_exceptions();
-            } catch (...) {
-                PyErr_SetString(PyExc_SystemError, "an exception translator has thrown");
-            }
+            translate();
         }
+    }
+
+private:
+    /// From a handler of an exception.
+    static void translate() noexcept {
+        try {
+            pybind11::detail::try_translate_exceptions();
+        } catch (...) {
+            PyErr_SetString(PyExc_SystemError, "an exception translator has thrown");
+        }
+    }
+
+    /// Whether that is the error which is set, and its words.
+    static bool is_runtime_error(const char* words) noexcept {
+        const object failure = take_error();
+        const object text =
+            object::steal(Py_IS_TYPE(failure.get(), reinterpret_cast<PyTypeObject*>(PyExc_RuntimeError))
+                              ? PyObject_Str(failure.get())
+                              : nullptr);
+        const char* const said = text ? PyUnicode_AsUTF8(text.get()) : nullptr;
+        PyErr_Clear();
+        const bool is_same = said != nullptr && std::string_view(said) == words;
+        restore_error(failure);
+        return is_same;
     }
 };
 
@@ -85,7 +115,16 @@ struct is_view : std::false_type {};
 template <class C, class Traits>
 struct is_view<std::basic_string_view<C, Traits>> : std::true_type {};
 
-/// Whether a coroutine may keep a parameter of this type beyond its first suspension.
+template <class P>
+constexpr bool check_parameter();
+
+template <class P, std::size_t... Index>
+constexpr bool check_elements(std::index_sequence<Index...>) {
+    return (check_parameter<std::tuple_element_t<Index, P>>() && ...);
+}
+
+/// Whether a coroutine may keep a parameter of this type beyond its first suspension, and what is in it:
+/// an optional, a container, a tuple.
 template <class P>
 constexpr bool check_parameter() {
     static_assert(
@@ -107,6 +146,14 @@ constexpr bool check_parameter() {
     static_assert(
         !std::is_same_v<P, pybind11::args> && !std::is_same_v<P, pybind11::kwargs>,
         "take arguments by name: pybind11::args and kwargs cannot be told from positional ones here");
+    if constexpr (requires { std::tuple_size<P>::value; }) {
+        return check_elements<P>(std::make_index_sequence<std::tuple_size_v<P>>());
+    } else if constexpr (requires { typename P::value_type; }) {
+        if constexpr (!std::is_same_v<typename P::value_type,
+                                      P>) {  // as a std::filesystem::path's iterator has
+            return check_parameter<typename P::value_type>();
+        }
+    }
     return true;
 }
 
@@ -176,7 +223,8 @@ inline void import_for_module() {
         }
         throw pybind11::import_error(text);
     }
-    [[maybe_unused]] static const bool translated = [] {  // for functions that are no coroutines
+    if (!std::exchange(interpreter::here().is_known_to_pybind11,
+                       true)) {  // for functions that are no coroutines
         pybind11::register_local_exception_translator([](std::exception_ptr failure) {
             try {
                 if (failure) {
@@ -186,8 +234,7 @@ inline void import_for_module() {
                 restore_error(held.instance());
             }
         });
-        return true;
-    }();
+    }
 }
 
 }  // namespace detail
@@ -434,6 +481,8 @@ template <>
 struct type_caster<zloop::python::buffer> : zloop_buffer_caster<zloop::python::buffer> {};
 template <>
 struct type_caster<zloop::python::writable_buffer> : zloop_buffer_caster<zloop::python::writable_buffer> {};
+template <class T>
+struct type_caster<zloop::python::array_of<T>> : zloop_buffer_caster<zloop::python::array_of<T>> {};
 
 template <>
 struct type_caster<zloop::python::object> {

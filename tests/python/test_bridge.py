@@ -11,6 +11,7 @@ import contextvars
 import gc
 import inspect
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,10 +19,12 @@ import threading
 import time
 import types
 import weakref
+from array import array
 from pathlib import Path
 from typing import Any
 
 import bridge_build
+import numpy
 import pytest
 from helpers import (
     PATIENCE,
@@ -295,6 +298,8 @@ STANDARD = {
     "argument": (ValueError, "not that"),
     "runtime": (RuntimeError, "broken"),
     "own": (ArithmeticError, "of my own"),
+    "own_code": (LookupError, "derived: Broken pipe"),
+    "other_code": (BrokenPipeError, "[Errno 32] derived: Broken pipe"),
     "python": (ValueError, "by pybind11"),
     "key": (KeyError, "'k'"),
     "int": (RuntimeError, "Caught an unknown exception!"),
@@ -604,6 +609,42 @@ async def test_what_cpp_has_made_is_not_copied_either(loop: Any, cpp: Any) -> No
     assert view == bytes([42]) * 1000
 
 
+async def test_numbers_are_neither_copied(loop: Any, cpp: Any) -> None:
+    assert await cpp.sum_of_numbers(array("d", [1.5, 2.5])) == 4
+    assert await cpp.sum_of_numbers(numpy.ones((3, 4))) == 12
+    doubled = array("q", [1, 2])
+    await cpp.double_all(doubled)
+    assert doubled.tolist() == [2, 4]
+    grid = numpy.arange(6, dtype=numpy.int64).reshape(2, 3)
+    await cpp.double_all(grid)
+    assert grid.tolist() == [[0, 2, 4], [6, 8, 10]]
+
+    view = await cpp.squares(4)
+    assert (view.format, view.itemsize, view.tolist()) == ("f", 4, [0, 1, 4, 9])
+    seen = numpy.asarray(view)
+    assert seen.dtype == numpy.float32 and not seen.flags.owndata
+    del view
+    gc.collect()
+    assert seen.tolist() == [0, 1, 4, 9]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        array("f", [1]),
+        array("Q", [1]),
+        b"12345678",
+        numpy.arange(6, dtype=">i8"),
+        numpy.arange(6, dtype=numpy.int64)[::2],
+        numpy.broadcast_to(numpy.int64(1), 3),
+    ],
+    ids=["floats", "unsigned", "bytes", "the other byte order", "in pieces", "read-only"],
+)
+async def test_other_numbers_are_refused(loop: Any, cpp: Any, wrong: Any) -> None:
+    with pytest.raises(TypeError):
+        cpp.double_all(wrong)
+
+
 # A coroutine's manners.
 
 
@@ -728,6 +769,25 @@ async def test_another_threads_close_reaches_the_loop(loop: Any, cpp: Any) -> No
         await asyncio.sleep(0.01)
 
     assert cpp.live_tasks() == 0
+
+
+@pytest.mark.parametrize("call", ["send", "throw"])
+@pytest.mark.parametrize("waits", ["in C++", "in Python"])
+async def test_another_thread_cannot_step_it(loop: Any, cpp: Any, call: str, waits: str) -> None:
+    """The loop's own is in the kernel then, without the GIL."""
+    value = loop.create_future()
+    mine = cpp.nap(0.1) if waits == "in C++" else cpp.via(value)
+    task = asyncio.create_task(mine)
+    await turns(2)
+
+    def step() -> None:
+        with pytest.raises(RuntimeError, match="goes on only where its event loop runs"):
+            getattr(mine, call)(None if call == "send" else KeyError("not here"))
+
+    await asyncio.to_thread(step)
+
+    value.set_result(None)
+    assert await asyncio.wait_for(task, PATIENCE) is None
 
 
 @pytest.mark.parametrize("via", ["via", "via_after_turn"])
@@ -923,6 +983,7 @@ def test_what_would_dangle_is_refused_by_the_compiler(tmp_path: Any) -> None:
     source.write_text(
         """
         #include <zloop/pybind11.hpp>
+        #include <pybind11/stl.h>
         #include <span>
         #include <string_view>
 
@@ -932,6 +993,9 @@ def test_what_would_dangle_is_refused_by_the_compiler(tmp_path: Any) -> None:
         zloop::task<> span(std::span<const int>);
         zloop::task<> pointer(const char*);
         zloop::task<> handle(py::handle);
+        zloop::task<> maybe(std::optional<std::wstring_view>);
+        zloop::task<> pairs(std::vector<std::pair<int, const double*>>);
+        zloop::task<> owned(std::map<std::string, std::tuple<std::optional<std::string>>>);
         zloop::task<> fine(std::string);
 
         PYBIND11_MODULE(wrong, m) {
@@ -940,6 +1004,9 @@ def test_what_would_dangle_is_refused_by_the_compiler(tmp_path: Any) -> None:
             zloop::python::def_async(m, "span", &span);
             zloop::python::def_async(m, "pointer", &pointer);
             zloop::python::def_async(m, "handle", &handle);
+            zloop::python::def_async(m, "maybe", &maybe);
+            zloop::python::def_async(m, "pairs", &pairs);
+            zloop::python::def_async(m, "owned", &owned);
             zloop::python::def_async(m, "guard", &fine, py::call_guard<py::gil_scoped_release>());
         }
         """
@@ -961,6 +1028,8 @@ def test_what_would_dangle_is_refused_by_the_compiler(tmp_path: Any) -> None:
         "a call guard ends with the call",
     ):
         assert sentence in done.stderr, sentence
+    refused = re.findall(r"static assertion failed: (a std::string_view|a pointer)", done.stderr)
+    assert sorted(refused) == ["a pointer"] * 2 + ["a std::string_view"] * 2
 
 
 # Other ways to bind.
@@ -1042,14 +1111,28 @@ def test_nanobind_needs_a_caster_of_a_few_lines(tmp_path: Any) -> None:
     source = ROOT / "examples" / "extension" / "nanobind" / "awaited.cpp"
     awaited = bridge_build.load(bridge_build.build(source, tmp_path, "-O0", *more))
 
-    async def main() -> tuple[str, int]:
-        async def word() -> str:
-            await asyncio.sleep(0)
-            return "word"
+    assert asyncio.run(greeted_and_measured(awaited)) == ("hello you", 4)
 
-        return await awaited.greet("nanobind"), await awaited.length(word())
 
-    assert asyncio.run(main()) == ("hello nanobind", 4)
+@pytest.mark.slow
+@pytest.mark.without_module
+def test_cython_calls_what_gives_awaitables(tmp_path: Any) -> None:
+    folder = ROOT / "examples" / "extension" / "cython"
+    source = tmp_path / "awaited_by_cython.cpp"
+    command = [sys.executable, "-m", "cython", "--cplus", "-3", "--module-name", source.stem]
+    subprocess.run([*command, str(folder / "awaited.pyx"), "-o", str(source)], check=True)
+    more = ["-O0", f"-I{folder}", "-Wno-error", "-w"]
+    awaited = bridge_build.load(bridge_build.build(source, tmp_path, *more))
+
+    assert asyncio.run(greeted_and_measured(awaited)) == ("hello you", 4)
+
+
+async def greeted_and_measured(awaited: Any) -> tuple[str, int]:
+    async def word() -> str:
+        await asyncio.sleep(0)
+        return "word"
+
+    return await awaited.greet("you"), await awaited.length(word())
 
 
 @pytest.mark.slow
@@ -1194,3 +1277,58 @@ async def test_what_a_child_calls_has_the_tasks_context(loop: Any, cpp: Any) -> 
     await asyncio.create_task(serve("alice"))
     await asyncio.create_task(serve("bob"))
     assert seen == ["alice", "bob"]
+
+
+def test_one_that_outlives_all_else_of_the_interpreter(extension: Any) -> None:
+    """What at_fork keeps is freed after modules, types and the interpreter's own dictionary."""
+    said = check_program(
+        """
+        import asyncio, functools, os, sys
+        sys.path.insert(0, sys.argv[1])
+        import bridged
+
+        async def main():
+            begun = bridged.nap(10)
+            begun.send(None)
+            for kept in (begun, bridged.turn(1)):
+                os.register_at_fork(before=functools.partial(len, kept))
+
+        asyncio.run(main())
+        print("ends")
+        """,
+        str(extension.parent),
+    )
+
+    assert said == "ends\n"
+
+
+def test_a_host_that_refuses_a_call_once_is_asked_again(cpp: Any) -> None:
+    class Refusing(asyncio.SelectorEventLoop):
+        refuses = False
+
+        def call_soon(self, callback: Any, *args: Any, context: Any = None) -> Any:
+            if self.refuses and getattr(callback, "__name__", "") == "zloop_turn":
+                self.refuses = False
+                raise MemoryError
+            return super().call_soon(callback, *args, context=context)
+
+    async def main() -> int:
+        host = asyncio.get_running_loop()
+        assert isinstance(host, Refusing)
+        await cpp.turn(0)
+        host.refuses = True
+        waiting = asyncio.create_task(cpp.turn(1))
+        await turns(3)
+        assert not host.refuses
+        await cpp.turn(2)
+        return await asyncio.wait_for(waiting, PATIENCE)
+
+    seen: list[Any] = []
+    hook, sys.unraisablehook = sys.unraisablehook, lambda told: seen.append(told.exc_type)
+    try:
+        loop = Refusing()
+        assert loop.run_until_complete(main()) == 1
+        loop.close()
+    finally:
+        sys.unraisablehook = hook
+    assert seen == [MemoryError]

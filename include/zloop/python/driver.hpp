@@ -60,6 +60,10 @@ inline void touch_running() noexcept {
     }
 }
 
+/// The context that this thread has entered; null: none. A copy of it, which is all that contextvars' own
+/// functions give, costs a wait 60 ns.
+inline object entered_context() noexcept { return object::borrow(PyThreadState_Get()->context); }
+
 /// What GET_AWAITABLE does: an iterator; null, and the error is set.
 inline object iterator_of(PyObject* awaitable) noexcept {
     if (PyCoro_CheckExact(awaitable)) {
@@ -189,7 +193,8 @@ public:
           kind_(kind),
           frame_(frame),
           name_(std::move(name)),
-          keeps_(std::move(keeps)) {}
+          keeps_(std::move(keeps)),
+          home_alive_(home.alive()) {}
     driver(const driver&) = delete;
     driver& operator=(const driver&) = delete;
     ~driver() {
@@ -266,6 +271,7 @@ private:
     static inline constinit char mark_of_scopes = 0;  // each extension has its own
 
     bool begin() noexcept;
+    bool is_steppable() noexcept;
     void resume_inner(PyObject* value) noexcept;
     void throw_into_inner(const object& exception) noexcept;
     void drive(PySendResult outcome, PyObject* value) noexcept;
@@ -295,24 +301,26 @@ private:
     const kind_of_work& kind_;
     std::coroutine_handle<> frame_;
     object name_;
-    object keeps_;           // what the task uses: of a method, its object
+    object keeps_;  // what the task uses: of a method, its object
+    object home_alive_;
     object asyncio_;         // the loop of the first step
     loop* on_ = nullptr;     // below it; null before it has begun, and once it has ended
     guest* host_ = nullptr;  // where that is another's; lives as long as `asyncio_`
     std::optional<own_scope> within_;
     object wake_;             // the future of a wait in C++
     object inner_, yielded_;  // what is delegated to, and what it gave for the Task to wait for
-    object context_;          // as the last step has left it: for Tasks that are made in a turn
+    object context_;          // of the last step: for Tasks that are made in a turn
     object task_;             // who steps it, once it has delegated
     object thrown_;           // how Python has cancelled the task
     waiter* leaf_ = nullptr;  // who has delegated
     waiter* asks_ = nullptr;  // who would like to
     phase phase_ = phase::created;
-    bool is_done_ = false;   // the task has ended, and its result is to be taken
-    bool is_woken_ = false;  // the future of a wait is set
-    bool is_owned_ = false;  // by the loop
-    long cancelling_ = 0;    // of `task_`, when C++ cancelled `inner_`
-    bool is_told_ = false;   // the cancellation comes from Python's side, which tells `inner_` itself
+    bool is_done_ = false;      // the task has ended, and its result is to be taken
+    bool is_woken_ = false;     // the future of a wait is set
+    bool is_owned_ = false;     // by the loop
+    unsigned long thread_ = 0;  // that has stepped it
+    long cancelling_ = 0;       // of `task_`, when C++ cancelled `inner_`
+    bool is_told_ = false;      // the cancellation comes from Python's side, which tells `inner_` itself
 };
 
 /// The object: a Python awaitable.
@@ -387,6 +395,9 @@ inline PySendResult driver::send(PyObject* value, PyObject** result) noexcept {
         PyErr_SetString(PyExc_TypeError, "can't send non-None value to a just-started coroutine");
         return PYGEN_ERROR;
     }
+    if (phase_ != phase::created && !is_steppable()) {
+        return PYGEN_ERROR;
+    }
     if (phase_ == phase::waiting && !is_woken_) {  // two tasks step it, or who does so did not wait
         PyErr_SetString(PyExc_RuntimeError, "await wasn't used with future");
         leave();
@@ -424,6 +435,7 @@ inline bool driver::begin() noexcept {
         const place here = place_in(home_, asyncio_.get());
         on_ = here.on;
         host_ = here.host;
+        thread_ = PyThread_get_thread_ident();
     } catch (...) {
         set_error(std::current_exception(), home_.cancelled_error.get());
         return false;
@@ -433,6 +445,19 @@ inline bool driver::begin() noexcept {
     on_->enlist(*this);
     kind_.begin(frame_.address(), {on_, &*within_}, *this);
     frame_.resume();
+    return true;
+}
+
+/// Whether the loop is not another thread's, which may be in it without the GIL. False: the error is set.
+inline bool driver::is_steppable() noexcept {
+    const unsigned long thread = PyThread_get_thread_ident();
+    if (thread != thread_) {
+        if (!is_running_here(home_, asyncio_.get())) {
+            PyErr_SetString(PyExc_RuntimeError, "a coroutine of C++ goes on only where its event loop runs");
+            return false;
+        }
+        thread_ = thread;
+    }
     return true;
 }
 
@@ -451,7 +476,7 @@ inline PySendResult driver::settle(PyObject** result) noexcept {
         if (leaf_ != nullptr) {
             phase_ = phase::delegating;
             *result = Py_NewRef(yielded_.get());
-            context_ = object::steal(PyContext_CopyCurrent());
+            context_ = entered_context();
             if (!task_) {
                 task_ = object::steal(call(home_.current_task.get()));
             }
@@ -495,8 +520,7 @@ inline bool driver::park(PyObject** result) noexcept {
     wake_ = std::move(future);
     is_woken_ = false;
     phase_ = phase::waiting;
-    context_ = object::steal(PyContext_CopyCurrent());
-    PyErr_Clear();
+    context_ = entered_context();
     own();
     if (PyObject_GC_IsTracked(self()) == 0) {
         PyObject_GC_Track(self());
@@ -798,6 +822,9 @@ inline PySendResult driver::throw_in(object exception, PyObject** result) noexce
     if (phase_ == phase::created) {
         static_cast<void>(finish(nullptr));
         return raise();
+    }
+    if (!is_steppable()) {
+        return PYGEN_ERROR;
     }
     if (PyErr_GivenExceptionMatches(exception.get(), PyExc_GeneratorExit) != 0) {
         return close() ? raise() : PYGEN_ERROR;

@@ -194,7 +194,9 @@ private:
         const object host = object::borrow(host_);
         if (on_->has_ready()) {
             is_scheduled_ = true;
-            ask(home_.str_call_soon.get(), turn_.get(), home_.empty_context.get());
+            if (!ask(home_.str_call_soon.get(), turn_.get(), home_.empty_context.get())) {
+                is_scheduled_ = false;
+            }
             return;
         }
         const time_point next = on_->next_deadline();
@@ -209,6 +211,9 @@ private:
             const object delay = object::steal(PyFloat_FromDouble(seconds));
             if (delay) {
                 timer_ = ask(home_.str_call_later.get(), delay.get(), wake_.get(), home_.empty_context.get());
+            }
+            if (!timer_) {
+                armed_for_ = time_point::max();
             }
         }
     }

@@ -87,10 +87,14 @@ public:
         return found.get() != Py_None ? std::move(found) : object();
     }
 
+    /// Keeps it, for what is freed when the interpreter has let go of everything else.
+    object alive() const noexcept { return object::borrow(owner_); }
+
+    bool is_known_to_pybind11 = false;  // its translators know our exceptions
     object get_running_loop, ensure_future, current_task;
     object cancelled_error, invalid_state_error;
-    object empty_context;  // for callbacks that are nobody's
-    object awaitable_type, iteration_type, memory_type, string_memory_type;  // made when they are needed
+    object empty_context;                                // for callbacks that are nobody's
+    object awaitable_type, iteration_type, memory_type;  // made when they are needed
     object str_add_done_callback, str_add_reader, str_cancel, str_cancelling, str_call_later, str_call_soon,
         str_close, str_create_future, str_former_close, str_future_blocking, str_guest, str_is_running,
         str_remove_reader, str_result, str_set_result, str_task, str_throw;
@@ -155,6 +159,7 @@ private:
             delete made;
             throw_error_set(PyExc_GeneratorExit);
         }
+        made->owner_ = capsule.get();
         if (PyDict_SetItem(dict, key.get(), capsule.get()) != 0) {
             throw_error_set(PyExc_GeneratorExit);
         }
@@ -187,7 +192,8 @@ private:
         core_ = found;
     }
 
-    object package_;  // keeps what `core_` is in
+    PyObject* owner_ = nullptr;  // borrowed: the capsule that has us
+    object package_;             // keeps what `core_` is in
     const core* core_ = nullptr;
 };
 

@@ -126,6 +126,12 @@ task<std::string> as_standard(py::object what) {
 struct own_failure : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
+struct own_code : std::system_error {
+    own_code() : std::system_error(std::make_error_code(std::errc::broken_pipe), "derived") {}
+};
+struct other_code : std::system_error {
+    other_code() : std::system_error(std::make_error_code(std::errc::broken_pipe), "derived") {}
+};
 task<void> fail(std::string how, bool after_turn) {
     if (after_turn) {
         co_await zloop::next_turn();
@@ -150,6 +156,10 @@ task<void> fail(std::string how, bool after_turn) {
         throw std::runtime_error("broken");
     if (how == "own")
         throw own_failure("of my own");
+    if (how == "own_code")
+        throw own_code();
+    if (how == "other_code")
+        throw other_code();
     if (how == "python")
         throw py::value_error("by pybind11");
     if (how == "key")
@@ -262,6 +272,29 @@ task<zp::object> made_bytes(std::size_t count) {
     co_return zp::memory(std::vector<std::byte>(count, std::byte{42}));
 }
 
+task<double> sum_of_numbers(zp::array_of<const double> numbers) {
+    co_await zloop::next_turn();
+    double sum = 0;
+    for (const double each : numbers.items()) {
+        sum += each;
+    }
+    co_return sum;
+}
+task<void> double_all(zp::array_of<std::int64_t> numbers) {
+    co_await zloop::next_turn();
+    for (std::int64_t& each : numbers.items()) {
+        each *= 2;
+    }
+}
+task<zp::object> squares(int count) {
+    co_await zloop::next_turn();
+    std::vector<float> made;
+    for (int index = 0; index < count; ++index) {
+        made.push_back(static_cast<float>(index * index));
+    }
+    co_return zp::memory(std::move(made));
+}
+
 class counter {
 public:
     explicit counter(long from) : value_(from) {}
@@ -283,6 +316,7 @@ private:
 PYBIND11_MODULE(bridged, m) {
     using zp::def_async;
     py::register_exception<own_failure>(m, "OwnFailure", PyExc_ArithmeticError);
+    py::register_exception<own_code>(m, "OwnCode", PyExc_LookupError);
     def_async(m, "ready", &ready, py::arg("value"), "Gives `value`.");
     def_async(m, "nested", &nested);
     def_async(m, "greet", &greet);
@@ -330,6 +364,9 @@ PYBIND11_MODULE(bridged, m) {
     def_async(m, "sum_of", &sum_of);
     def_async(m, "fill", &fill);
     def_async(m, "made_bytes", &made_bytes);
+    def_async(m, "sum_of_numbers", &sum_of_numbers);
+    def_async(m, "double_all", &double_all);
+    def_async(m, "squares", &squares);
 
     py::class_<counter> of_counter(m, "Counter");
     of_counter.def(py::init<long>());
