@@ -8,7 +8,7 @@ and nothing is scaled to look well: bars begin at zero. Where other work took pa
 mean little, and the bars are the server's CPU time instead, the shorter the better. `run.py --png`
 draws all rows of a run in one picture; the command above draws those of PICTURES as SVG, for light
 and for dark pages, and what was measured, where and with which versions stands under each. --tables
-prints the same run in figures, as docs/performance.md has them.
+prints the same run in figures, and --promises the bars of bars.py, as docs/performance.md has them.
 """
 
 import argparse
@@ -276,6 +276,22 @@ def tables(run: Run) -> Iterator[str]:
     yield f"{_place(run)} Medians of {_rounds(run)}, interleaved."
 
 
+def promises(run: Run) -> Iterator[str]:
+    """What zloop has promised itself, each held or not, as Markdown."""
+    subjects = [each for each in loops.SUBJECTS if each in run.versions]
+    found: dict[str, dict[str, str]] = {}
+    for verdict in run.bars:
+        if verdict["measured"] is not None:
+            held = "" if verdict["verdict"] == "holds" else "**"
+            cell = f"{held}{verdict['measured']:,.2f}{held}"
+            found.setdefault(verdict["bar"], {})[verdict["subject"]] = cell
+    yield f"| | {' | '.join(subjects)} |"
+    yield "|---|" + "---:|" * len(subjects)
+    for bar, cells in found.items():
+        title = bar.replace(">=", "≥").replace("<=", "≤").replace(" x ", " × ")
+        yield f"| {title} | {' | '.join(cells.get(each, '') for each in subjects)} |"
+
+
 def _line(title: str, figures: dict[str, float], contenders: Sequence[str], digits: int) -> str:
     cells = [f"{figures[c]:,.{digits}f}" if c in figures else "" for c in contenders]
     return f"| {title} | {' | '.join(cells)} |"
@@ -286,11 +302,16 @@ def main() -> None:
     parser.add_argument("result", type=Path, help="what run.py --json wrote")
     parser.add_argument("folder", type=Path, nargs="?", help="where the pictures go")
     parser.add_argument("--tables", action="store_true", help="print the figures, as Markdown")
+    parser.add_argument(
+        "--promises", action="store_true", help="print what holds and what does not"
+    )
     arguments = parser.parse_args()
 
     run = read(arguments.result)
     if arguments.tables:
         print("\n".join(tables(run)))
+    if arguments.promises:
+        print("\n".join(promises(run)))
     if not arguments.folder:
         return
     arguments.folder.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "performance.md"
-FIGURES = re.compile(r"(?<=<!-- figures -->\n).*?(?=<!-- end -->)", re.DOTALL)
+PARTS = {  # between <!-- name --> and <!-- end -->: what chart.py prints with that option
+    "figures": "--tables",
+    "promises": "--promises",
+}
 
 
 def newest_run() -> Path:
@@ -19,13 +22,22 @@ def draw(folder: Path) -> None:
     subprocess.run([sys.executable, ROOT / "bench" / "chart.py", newest_run(), folder], check=True)
 
 
-def figures() -> str:
-    """The same in figures, as Markdown."""
-    command = [sys.executable, ROOT / "bench" / "chart.py", newest_run(), "--tables"]
+def printed(option: str) -> str:
+    """The same as Markdown."""
+    command = [sys.executable, ROOT / "bench" / "chart.py", newest_run(), option]
     said = subprocess.run(command, check=True, capture_output=True, text=True)
     return f"\n{said.stdout}\n"
 
 
+def filled(page: str) -> str:
+    """The page with the newest run's figures in their places."""
+    for name, option in PARTS.items():
+        place = re.compile(rf"(?<=<!-- {name} -->\n).*?(?=<!-- end -->)", re.DOTALL)
+        page, places = place.subn(lambda _, option=option: printed(option), page)
+        assert places == 1, name
+    return page
+
+
 if __name__ == "__main__":
     draw(ROOT / "docs" / "pictures")
-    PAGE.write_text(FIGURES.sub(lambda _: figures(), PAGE.read_text()))
+    PAGE.write_text(filled(PAGE.read_text()))
