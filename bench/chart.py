@@ -288,7 +288,7 @@ def promises(run: Run) -> Iterator[str]:
     yield f"| | {' | '.join(subjects)} |"
     yield "|---|" + "---:|" * len(subjects)
     for bar, cells in found.items():
-        title = bar.replace(">=", "≥").replace("<=", "≤").replace(" x ", " × ")
+        title = bar.replace(">=", "≥").replace("<=", "≤")
         yield f"| {title} | {' | '.join(cells.get(each, '') for each in subjects)} |"
 
 
