@@ -45,7 +45,7 @@ opened look_at(PyObject* pipe, module_state& state) {
     if (::fstat(static_cast<int>(number), &about) != 0) {
         py::raise_os_error(zloop::system_error_code(errno));
     }
-    return {static_cast<int>(number), about.st_mode & S_IFMT, about.st_nlink != 0};
+    return {static_cast<int>(number), static_cast<mode_t>(about.st_mode & S_IFMT), about.st_nlink != 0};
 }
 
 /// For all who share the open file: so does asyncio.

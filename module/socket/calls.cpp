@@ -12,7 +12,8 @@
 
 #include <arpa/inet.h>
 #include <sys/ioctl.h>
-#include <sys/sendfile.h>
+
+#include <zloop/kernel/attempt.hpp>  // send_part
 
 #include "../backlog.hpp"
 #include "../sockets.hpp"
@@ -163,8 +164,9 @@ py::ref sendall(SockOperation& self) {
     }
     const int fd = self.descriptor();
     const auto* const bytes = static_cast<const char*>(self.data.buf);
-    const auto count = try_call(
-        [&] { return ::send(fd, bytes + self.done, self.size - self.done, MSG_DONTWAIT | MSG_NOSIGNAL); });
+    const auto count = try_call([&] {
+        return ::send(fd, bytes + self.done, self.size - self.done, MSG_DONTWAIT | zloop::detail::quietly);
+    });
     self.core->has_sent();
     self.done += count.value_or(0);
     return self.done == self.size ? py::none() : nullptr;
@@ -244,12 +246,12 @@ py::ref sendfile(SockOperation& self) {
     const int fd = self.descriptor();
     const auto count = try_call(
         [&] {
-            off_t offset = self.offset;
             ssize_t moved;
             int error;
             {
                 const py::without_gil others_run;
-                moved = ::sendfile(fd, self.file, &offset, std::min(self.size - self.done, most));
+                moved = zloop::detail::send_part(fd, self.file, self.offset,
+                                                 std::min(self.size - self.done, most));
                 error = errno;
             }
             errno = error;

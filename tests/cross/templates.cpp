@@ -10,6 +10,12 @@
 using namespace std::chrono_literals;
 using namespace zloop;
 
+// What a macOS means that says this of a send.
+#if defined(__APPLE__)
+static_assert(detail::usual_error(EPROTOTYPE) == EPIPE);
+#endif
+static_assert(detail::usual_error(ECONNRESET) == ECONNRESET);
+
 // Templates whose every member is compiled.
 template class zloop::result<int>;
 template class zloop::result<std::string>;

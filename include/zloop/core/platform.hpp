@@ -55,6 +55,24 @@ inline ssize_t read_at(int file, void* into, std::size_t size, std::int64_t offs
 }
 #endif
 
+/// The error of a call on a socket, as other systems have it. macOS says EPROTOTYPE to who sends while the
+/// peer ends the connection, and EPIPE to who tries again.
+constexpr int usual_error(int error) noexcept {
+#if defined(__APPLE__)
+    return error == EPROTOTYPE ? EPIPE : error;
+#else
+    return error;
+#endif
+}
+
+/// What lets several sockets listen on one port, each of which gets a share of the connections: FreeBSD's
+/// SO_REUSEPORT gives all of them to the last.
+#if defined(SO_REUSEPORT_LB)
+inline constexpr int share_port = SO_REUSEPORT_LB;
+#else
+inline constexpr int share_port = SO_REUSEPORT;
+#endif
+
 /// What a send call is told, so that a peer that is gone is an error and no signal.
 #if defined(MSG_NOSIGNAL)
 inline constexpr int quietly = MSG_NOSIGNAL;

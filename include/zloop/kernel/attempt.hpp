@@ -71,7 +71,7 @@ inline bool moved(io_op& operation, ssize_t count) noexcept {
     if (would_block(errno)) {
         return false;
     }
-    operation.error = errno;
+    operation.error = usual_error(errno);
     operation.size = 0;
     return true;
 }
@@ -183,36 +183,40 @@ inline bool try_connect(io_op& operation) noexcept {
     return true;
 }
 
-inline bool try_sendfile(sendfile_op& operation) noexcept {
-    const no_sigpipe guard;  // sendfile(2) knows no MSG_NOSIGNAL
-#if defined(__linux__)
-    return moved(operation, uninterrupted([&] {
+/// sendfile(2), which each system has its own of: `size` bytes of `file` from `offset` on, to a socket.
+/// Returns what was sent; -1, and errno, where nothing was. Raises SIGPIPE: it knows no MSG_NOSIGNAL.
+inline ssize_t send_part(int socket, int file, std::int64_t offset, std::size_t size) noexcept {
 #if defined(__GLIBC__) && __SIZEOF_LONG__ == 4
-                     off64_t offset = operation.offset;
-                     return ::sendfile64(operation.fd, operation.file, &offset, operation.size);
-#else
-                     off_t offset = operation.offset;
-                     return ::sendfile(operation.fd, operation.file, &offset, operation.size);
-#endif
-                 }));
-#else
-    if (operation.size == 0) {
-        return true;  // to these calls it means: to the end of the file
+    off64_t begin = offset;
+    return ::sendfile64(socket, file, &begin, size);
+#elif defined(__linux__)
+    off_t begin = offset;
+    return ::sendfile(socket, file, &begin, size);
+#elif defined(__APPLE__) || defined(__FreeBSD__)
+    if (size == 0) {
+        return 0;  // to these calls it means: to the end of the file
     }
-    return moved(operation, uninterrupted([&] {
 #if defined(__APPLE__)
-                     auto sent = static_cast<off_t>(operation.size);
-                     const int failed =
-                         ::sendfile(operation.file, operation.fd, operation.offset, &sent, nullptr, 0);
+    auto sent = static_cast<off_t>(size);
+    const int failed = ::sendfile(file, socket, offset, &sent, nullptr, 0);
 #else
-                     off_t sent = 0;
-                     const int failed = ::sendfile(operation.file, operation.fd, operation.offset,
-                                                   operation.size, nullptr, &sent, 0);
+    off_t sent = 0;
+    const int failed = ::sendfile(file, socket, offset, size, nullptr, &sent, 0);
 #endif
-                     // Some may have gone before it failed: those count first.
-                     return failed != 0 && sent == 0 ? -1 : static_cast<ssize_t>(sent);
+    // Some may have gone before it failed: those count first.
+    return failed != 0 && sent == 0 ? -1 : static_cast<ssize_t>(sent);
+#else
+    char part[16 * 1024];  // NetBSD has no such call
+    const ssize_t there = read_at(file, part, size < sizeof part ? size : sizeof part, offset);
+    return there > 0 ? ::send(socket, part, static_cast<std::size_t>(there), quietly) : there;
+#endif
+}
+
+inline bool try_sendfile(sendfile_op& operation) noexcept {
+    const no_sigpipe guard;
+    return moved(operation, uninterrupted([&] {
+                     return send_part(operation.fd, operation.file, operation.offset, operation.size);
                  }));
-#endif
 }
 
 #if defined(__linux__) || defined(__FreeBSD__)

@@ -29,7 +29,7 @@ inline bool set_number(int descriptor, int level, int name, int value) noexcept 
 inline bool prepare_to_bind(int descriptor, int family, bool reuse_address, bool reuse_port,
                             bool only_v6) noexcept {
     return (!reuse_address || set_number(descriptor, SOL_SOCKET, SO_REUSEADDR, 1)) &&
-           (!reuse_port || set_number(descriptor, SOL_SOCKET, SO_REUSEPORT, 1)) &&
+           (!reuse_port || set_number(descriptor, SOL_SOCKET, share_port, 1)) &&
            // Said either way: the system's default is one thing on Linux and another on FreeBSD.
            (family != AF_INET6 || set_number(descriptor, IPPROTO_IPV6, IPV6_V6ONLY, only_v6 ? 1 : 0));
 }
