@@ -23,8 +23,13 @@
 #define ZLOOP_HAS_URING 0
 #endif
 
-#if defined(__APPLE__) || defined(__FreeBSD__)
-/// 1 where the platform has kqueue, which is macOS and FreeBSD; else 0.
+#if !defined(ZLOOP_LIBKQUEUE)
+/// 1 where kqueue is libkqueue's, over Linux: whoever builds for that says so, and links it. Else 0.
+#define ZLOOP_LIBKQUEUE 0
+#endif
+
+#if defined(__APPLE__) || defined(__FreeBSD__) || defined(__NetBSD__) || ZLOOP_LIBKQUEUE
+/// 1 where the platform has kqueue, which is macOS, FreeBSD and NetBSD; else 0.
 #define ZLOOP_HAS_KQUEUE 1
 #else
 #define ZLOOP_HAS_KQUEUE 0

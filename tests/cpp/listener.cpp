@@ -32,7 +32,7 @@ TEST_CASE("a listener tells its address and each peer's", "[listener]") {
 TEST_CASE("accepting a burst gives the rest of the loop its turn", "[listener]") {
     const kind family = GENERATE(kind::tcp, kind::unix_socket);
     constexpr int burst = 200;
-    loop on(std::make_unique<epoll_backend>());
+    loop on(platform_backend());
     const place at(family);
     auto door = listener::bind(on, at.where).value();
     const address where = door.local_address();
@@ -64,7 +64,7 @@ TEST_CASE("accepting a burst gives the rest of the loop its turn", "[listener]")
 }
 
 TEST_CASE("running out of descriptors fails one accept and not the listener", "[listener]") {
-    loop on(std::make_unique<epoll_backend>());
+    loop on(platform_backend());
     auto door = listener::bind(on, address::loopback()).value();
     auto work = [&]() -> task<> {
         auto client = (co_await connect(door.local_address())).value();
@@ -77,7 +77,7 @@ TEST_CASE("running out of descriptors fails one accept and not the listener", "[
 }
 
 TEST_CASE("accepting again and again without descriptors starves nobody", "[listener]") {
-    loop on(std::make_unique<epoll_backend>());
+    loop on(platform_backend());
     auto door = listener::bind(on, address::loopback()).value();
     auto client_work = [&]() -> task<result<stream>> { co_return co_await connect(door.local_address()); };
     auto client = run(on, client_work()).value();
@@ -109,7 +109,7 @@ TEST_CASE("accepting again and again without descriptors starves nobody", "[list
 }
 
 TEST_CASE("a connection that died in the queue is passed over", "[listener]") {
-    loop on(std::make_unique<epoll_backend>());
+    loop on(platform_backend());
     auto door = listener::bind(on, address::loopback()).value();
     const auto before = probes::accept4.count.load();
     auto work = [&]() -> task<> {
@@ -122,7 +122,7 @@ TEST_CASE("a connection that died in the queue is passed over", "[listener]") {
 }
 
 TEST_CASE("an accepted connection that cannot be taken into service is closed", "[listener]") {
-    loop on(std::make_unique<epoll_backend>());
+    loop on(platform_backend());
     auto door = listener::bind(on, address::loopback()).value();
     auto work = [&]() -> task<> {
         auto client = (co_await connect(door.local_address())).value();

@@ -121,7 +121,7 @@ TEST_CASE("a read from a pipe that is cancelled when bytes are there leaves or h
 }
 
 TEST_CASE("a pipe's ends are not inherited, and closed when a pipe cannot be made", "[pipe]") {
-    loop on(std::make_unique<epoll_backend>());
+    loop on(platform_backend());
     const auto before = open_descriptors();
     {
         const auto ends = make_pipe(on).value();

@@ -400,7 +400,7 @@ TEST_CASE("a stream whose reading task is cancelled by the loop's end is closed"
 }
 
 TEST_CASE("an idle stream holds no buffer: every loan is the loop's", "[socket]") {
-    loop on(std::make_unique<epoll_backend>());
+    loop on(platform_backend());
     connection first(on, kind::unix_socket), second(on, kind::unix_socket);
     first.sends("one");
     second.sends("two");

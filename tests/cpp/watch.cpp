@@ -157,7 +157,7 @@ TEST_CASE("a descriptor is waited for again and again, its flags untouched", "[w
 }
 
 TEST_CASE("waiting for the same descriptor again is one epoll_ctl", "[watch]") {
-    loop on(std::make_unique<epoll_backend>());
+    loop on(platform_backend());
     pipe_ends pipe;
     const auto before = probes::epoll_ctl.count.load();
     for (int round = 0; round < 5; ++round) {

@@ -129,10 +129,10 @@ private:
 
 /// What the kernel itself tells of a child's end with; none: it does not, or forbids us.
 inline fd open_exit_notice([[maybe_unused]] pid_t child) noexcept {
-#if ZLOOP_HAS_KQUEUE
-    return make_exit_notice(child);
-#elif defined(SYS_pidfd_open)
+#if defined(SYS_pidfd_open)
     return fd(static_cast<int>(::syscall(SYS_pidfd_open, child, 0)));  // close-on-exec from birth
+#elif ZLOOP_HAS_KQUEUE
+    return make_exit_notice(child);
 #else
     return {};
 #endif
@@ -146,7 +146,9 @@ public:
     /// `leads`: it is the first of a process group, which ends with it.
     child(pid_t number, bool leads) noexcept
         : number_(number), parent_(::getpid()), leads_(leads), notice_(open_exit_notice(number)) {
-        pidfd_ = ZLOOP_HAS_KQUEUE ? -1 : notice_.get();
+#if defined(SYS_pidfd_open)
+        pidfd_ = notice_.get();
+#endif
     }
     child(child&& other) noexcept { swap(other); }
     child& operator=(child&& other) noexcept {

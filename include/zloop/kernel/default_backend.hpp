@@ -57,7 +57,7 @@ inline std::unique_ptr<backend> platform_backend() {
 #elif ZLOOP_HAS_KQUEUE
     return std::make_unique<kqueue_backend>();
 #else
-#error "zloop has no backend for this system: epoll needs Linux, kqueue macOS or FreeBSD"
+#error "zloop has no backend for this system: epoll needs Linux, kqueue macOS, FreeBSD or NetBSD"
 #endif
 }
 
@@ -69,11 +69,17 @@ inline std::unique_ptr<backend> platform_backend() {
 /// Owns:    the caller has it.
 /// Example: examples/cpp/backends.cpp
 inline std::unique_ptr<backend> default_backend() {
-    if (detail::wanted_backend() == "io_uring") {
+    const std::string_view wanted = detail::wanted_backend();
+    if (wanted == "io_uring") {
         if (auto made = detail::try_uring()) {
             return made;
         }
     }
+#if ZLOOP_LIBKQUEUE
+    if (wanted == "kqueue") {
+        return std::make_unique<kqueue_backend>();
+    }
+#endif
     return platform_backend();
 }
 

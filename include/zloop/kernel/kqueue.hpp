@@ -1,4 +1,4 @@
-// zloop/kernel/kqueue.hpp: the backend of macOS and FreeBSD.
+// zloop/kernel/kqueue.hpp: the backend of macOS and the BSDs.
 //
 // A kqueue knows a registration by (descriptor number, direction) and forgets it when that number is
 // closed, duplicates or not: no stray events, as epoll has them. The queue is not inherited by a fork. Its
@@ -7,6 +7,9 @@
 // A file is refused with EPERM, as epoll refuses it: a kqueue would say nothing at its end. So is what macOS
 // cannot watch at all, such as some devices. The kernel tells each direction's readiness apart. Only the end
 // of reading counts as a hang-up: that of writing comes also from our own shutdown().
+//
+// libkqueue, which is kqueue(2) over Linux's epoll, does not see that a number is closed, and answers a later
+// registration of it with the old one, which is nowhere any more. There, each is ended before the number is.
 #pragma once
 
 #include <zloop/config.hpp>
@@ -15,6 +18,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstdint>
 #include <span>
 
@@ -33,6 +37,9 @@ namespace zloop {
 
 namespace detail {
 
+/// What an event carries for its registration: an integer on NetBSD, a pointer elsewhere.
+using event_data = decltype(kevent::udata);
+
 /// One change of a kqueue, which answers with its outcome and with nothing else.
 inline struct kevent change_of(int ident, int filter, int flags, unsigned int filter_flags = 0,
                                std::uint32_t tag = 0) noexcept {
@@ -41,7 +48,7 @@ inline struct kevent change_of(int ident, int filter, int flags, unsigned int fi
     made.filter = static_cast<decltype(made.filter)>(filter);
     made.flags = static_cast<decltype(made.flags)>(flags | EV_RECEIPT);
     made.fflags = filter_flags;
-    made.udata = reinterpret_cast<decltype(made.udata)>(static_cast<std::uintptr_t>(tag));
+    made.udata = std::bit_cast<event_data>(std::uintptr_t{tag});
     return made;
 }
 
@@ -82,10 +89,12 @@ inline fd make_exit_notice(pid_t child) noexcept {
     fd made = make_kqueue();
     if (made) {
         int error = make_change(made.get(), change_of(child, EVFILT_PROC, EV_ADD | EV_ONESHOT, NOTE_EXIT));
+#if defined(EVFILT_USER)
         if (error == ESRCH) {  // a zombie already, which macOS does not find
             make_change(made.get(), change_of(0, EVFILT_USER, EV_ADD));
             error = make_change(made.get(), change_of(0, EVFILT_USER, 0, NOTE_TRIGGER));
         }
+#endif
         if (error != 0) {
             made.reset();
             errno = error;
@@ -94,11 +103,55 @@ inline fd make_exit_notice(pid_t child) noexcept {
     return made;
 }
 
+/// What ends a wait of a kqueue from another thread: an event of its own or, before NetBSD 10, a pipe.
+class kqueue_bell {
+public:
+    /// Puts it into `queue`. Returns 0, or an errno.
+    int hang_in(int queue) noexcept {
+#if defined(EVFILT_USER)
+        return make_change(queue, change_of(0, EVFILT_USER, EV_ADD | EV_CLEAR));
+#else
+        pipe_ = make_pipe();
+        return pipe_ ? make_change(queue, change_of(pipe_.read_end.get(), EVFILT_READ, EV_ADD | EV_CLEAR))
+                     : errno;
+#endif
+    }
+
+    /// Thread: any.
+    void ring([[maybe_unused]] int queue) const noexcept {
+#if defined(EVFILT_USER)
+        make_change(queue, change_of(0, EVFILT_USER, 0, NOTE_TRIGGER));
+#else
+        uninterrupted([&] { return ::write(pipe_.write_end.get(), "", 1); });  // full: it rings already
+#endif
+    }
+
+    /// Whether `seen` tells that it has rung; it is silent then.
+    bool has_rung(const struct kevent& seen) const noexcept {
+#if defined(EVFILT_USER)
+        return seen.filter == EVFILT_USER;  // EV_CLEAR has taken it back
+#else
+        if (seen.ident != static_cast<std::uintptr_t>(pipe_.read_end.get())) {
+            return false;
+        }
+        char rings[64];
+        while (uninterrupted([&] { return ::read(pipe_.read_end.get(), rings, sizeof rings); }) > 0) {
+        }
+        return true;
+#endif
+    }
+
+private:
+#if !defined(EVFILT_USER)
+    pipe_ends pipe_;
+#endif
+};
+
 }  // namespace detail
 
-/// Serves a loop by kqueue: the backend of macOS and FreeBSD.
+/// Serves a loop by kqueue: the backend of macOS and the BSDs.
 ///
-/// Owns:    the kqueue.
+/// Owns:    the kqueue, and what wakes it.
 /// Thread:  that of its loop, but for wake().
 /// Example: examples/cpp/backends.cpp
 class kqueue_backend final : public readiness {
@@ -106,9 +159,7 @@ public:
     /// Makes a kqueue of its own.
     /// Fails: throws std::system_error when there is no descriptor left.
     kqueue_backend() : queue_(detail::make_kqueue()) {
-        const int error =
-            queue_ ? detail::make_change(queue_.get(), detail::change_of(0, EVFILT_USER, EV_ADD | EV_CLEAR))
-                   : errno;
+        const int error = queue_ ? bell_.hang_in(queue_.get()) : errno;
         if (error != 0) {
             throw std::system_error(error, std::system_category(), "kqueue");
         }
@@ -138,14 +189,14 @@ public:
     void collect() noexcept override {
         for (int index = 0; index < found_; ++index) {
             const struct kevent& each = events_[static_cast<std::size_t>(index)];
-            if (each.filter == EVFILT_USER) {
-                continue;  // wake(), which EV_CLEAR has taken back
+            if (bell_.has_rung(each)) {
+                continue;
             }
             const int fd = static_cast<int>(each.ident);
             const bool reads = each.filter == EVFILT_READ;
             dispatch({
                 fd,
-                static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(each.udata)),
+                static_cast<std::uint32_t>(std::bit_cast<std::uintptr_t>(each.udata)),
                 reads,
                 !reads,
                 reads && owns(fd) && (each.flags & hang_up) != 0,
@@ -154,9 +205,14 @@ public:
         found_ = 0;
     }
 
-    void wake() noexcept override {
-        detail::make_change(queue_.get(), detail::change_of(0, EVFILT_USER, 0, NOTE_TRIGGER));
+    void wake() noexcept override { bell_.ring(queue_.get()); }
+
+#if ZLOOP_LIBKQUEUE
+    void close(int fd) noexcept override {
+        unregister(fd);
+        readiness::close(fd);
     }
+#endif
 
     void abandon() noexcept override { static_cast<void>(queue_.release()); }
 
@@ -186,6 +242,7 @@ private:
             return system_error_code(errno);
         }
         detail::silence(fd);
+        forget_stale(fd);
         std::array<struct kevent, 2> filters;
         std::size_t count = 0;
         if ((flags & O_ACCMODE) != O_WRONLY) {
@@ -197,8 +254,9 @@ private:
         detail::make_changes(queue_.get(), {filters.data(), count});
         for (std::size_t index = 0; index < count; ++index) {
             const int error = detail::outcome_of(filters[index]);
-            // EPIPE: a pipe that nobody reads any more. The first write will say so.
-            if (error != 0 && (error != EPIPE || filters[index].filter != EVFILT_WRITE)) {
+            // A pipe that nobody reads any more: EPIPE, NetBSD's EBADF. The first write will say so.
+            const bool is_broken = error == EPIPE || error == EBADF;
+            if (error != 0 && (!is_broken || filters[index].filter != EVFILT_WRITE)) {
                 unregister(fd);
                 return refusal(error);
             }
@@ -220,6 +278,9 @@ private:
             return std::make_error_code(std::errc::operation_not_permitted);
         }
         int error = 0;
+        if (before == interests{}) {
+            forget_stale(fd);
+        }
         if (before.read != after.read) {
             error = set(fd, EVFILT_READ, after.read ? EV_ADD : EV_DELETE, generation);
         }
@@ -227,6 +288,13 @@ private:
             error = set(fd, EVFILT_WRITE, after.write ? EV_ADD : EV_DELETE, generation);
         }
         return refusal(error);
+    }
+
+    /// What is left of a former life of the number, where the queue does not forget by itself.
+    void forget_stale([[maybe_unused]] int fd) noexcept {
+#if ZLOOP_LIBKQUEUE
+        unregister(fd);
+#endif
     }
 
     static bool is_file(int fd) noexcept {
@@ -245,6 +313,7 @@ private:
 
     detail::fork_mark process_;
     zloop::fd queue_;
+    detail::kqueue_bell bell_;
     int found_ = 0;  // events of the last wait()
     std::array<struct kevent, 512> events_;
 };

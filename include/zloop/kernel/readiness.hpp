@@ -251,11 +251,11 @@ private:
         std::uint8_t write_burst = 0;  // and writes
     };
 
-    // FreeBSD's kqueue tells nobody that a read has ended before urgent data.
-#if defined(__FreeBSD__)
-    static constexpr bool short_reads_drain = false;
-#else
+    // The BSDs' kqueue tells nobody that a read has ended before urgent data, nor does libkqueue.
+#if (defined(__linux__) || defined(__APPLE__)) && !ZLOOP_LIBKQUEUE
     static constexpr bool short_reads_drain = true;
+#else
+    static constexpr bool short_reads_drain = false;
 #endif
 
     // recvmmsg(2) goes on until there is nothing left, or an error, of which Linux has told as a hang-up.

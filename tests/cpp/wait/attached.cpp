@@ -57,7 +57,7 @@ TEST_CASE("a stream whose number is another's now touches nothing of it", "[atta
 }
 
 TEST_CASE("a socket that the backend refuses stays its owner's", "[attached]") {
-    loop on(std::make_unique<epoll_backend>());
+    loop on(platform_backend());
     fd file(::open("/proc/self/exe", O_RDONLY | O_CLOEXEC));
 
     CHECK(stream::adopt(on, std::move(file)).error() == std::errc::operation_not_permitted);
