@@ -53,6 +53,14 @@ sanitize: $(venv)/requirements  ## CPython's suite and the Python tests on the m
 modes: $(venv)/zloop  ## the same with asyncio's debug mode, Python's, its debugging allocator, and io_uring
 	@tools/test $(wheels) $(foreach mode,debug dev malloc io_uring,python:$(mode) cpython:$(mode))
 
+.PHONY: kqueue
+kqueue: $(venv)/requirements  ## the Python tests and CPython's suite on kqueue, over libkqueue; 10 minutes
+	@tools/test-kqueue build/kqueue-$(version) $(CHECKS)
+
+.PHONY: kqueue-bsd
+kqueue-bsd:  ## C++ tests on NetBSD's own kqueue, TCP and pipes, a library: RUMP=folder; 5 minutes
+	@tools/test-kqueue-bsd $(RUMP)
+
 .PHONY: fuzz
 fuzz:  ## random programs on the scripted backend, for FUZZ_SECONDS, with clang's libFuzzer
 	@tools/fuzz $(FUZZ_SECONDS)
