@@ -491,7 +491,7 @@ py::ref open_connection(SockOperation& self) {
             py::raise_os_error({error, std::system_category()});
         }
         core.has_sent();
-        if (error != 0 && peer.is_loopback()) {  // Linux has done it by now, and tells who asks again
+        if (error != 0 && zloop::detail::connect_answers_again && peer.is_loopback()) {
             error = connect();
             if (error != 0 && error != EISCONN && error != EALREADY && error != EINPROGRESS &&
                 error != EINTR) {

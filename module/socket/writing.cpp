@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <array>
 
+#include <zloop/core/platform.hpp>  // expect_more
+
 #include "transport.hpp"
 
 namespace zl {
@@ -201,7 +203,8 @@ void SocketTransport::cut_deferred() noexcept {
 
 /// What the kernel had better wait for before it sends. See ../hold.hpp.
 SocketTransport::following SocketTransport::what_follows(std::size_t size) noexcept {
-    if (!core->in_callback || !is_tcp || size > held_sockets::most_bytes) {
+    constexpr bool kernel_waits = zloop::detail::expect_more != 0;
+    if (!kernel_waits || !core->in_callback || !is_tcp || size > held_sockets::most_bytes) {
         return following::nothing;
     }
     const bool parts = habit.note(core->callback);

@@ -250,6 +250,17 @@ void make_folders(const sockaddr* name, socklen_t size) {
     }
 }
 
+/// A Unix socket holds 4 KiB at first, and a datagram socket sends no more than 9; tests write more before
+/// anybody reads, as they may on Linux.
+void widen(int family, int type, int made) {
+    if (made >= 0 && (family == AF_UNIX || (type & 0xf) == SOCK_DGRAM)) {
+        const int room = 200 * 1024;
+        for (const int option : {0x1001, 0x1002}) {  // SO_SNDBUF, SO_RCVBUF
+            rump___sysimpl_setsockopt(made, 0xffff, option, &room, sizeof room);
+        }
+    }
+}
+
 /// A message for the kernel, with room for a name.
 struct message_there : netbsd_msghdr {
     address_there peer;
@@ -320,14 +331,18 @@ int netbsd_kevent(int queue, const struct kevent* changes, std::size_t change_co
 }
 
 int netbsd_socket(int family, int type, int protocol) {
-    return number(rump___sysimpl_socket30(family_of(family), socket_type(type), protocol));
+    const int made = rump___sysimpl_socket30(family_of(family), socket_type(type), protocol);
+    widen(family, type, made);
+    return number(made);
 }
 
 int netbsd_socketpair(int family, int type, int protocol, int* both) {
     const int failed = answer(rump___sysimpl_socketpair(family, socket_type(type), protocol, both));
     if (failed == 0) {
-        both[0] += first;
-        both[1] += first;
+        for (int* each : {&both[0], &both[1]}) {
+            widen(family, type, *each);
+            *each += first;
+        }
     }
     return failed;
 }

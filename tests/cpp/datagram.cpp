@@ -17,13 +17,6 @@ using namespace support;
 
 namespace {
 
-address abstract_name() {
-    static int count = 0;
-    return address::local('\0' +
-                          ("zloop-datagrams-" + std::to_string(::getpid()) + '-' + std::to_string(++count)))
-        .value();
-}
-
 /// Two bound sockets of one loop that know each other's address.
 struct neighbours {
     loop on;
@@ -31,8 +24,8 @@ struct neighbours {
 
     explicit neighbours(kind family = kind::tcp) : on(each_backend()) {
         const bool internet = family == kind::tcp;
-        ours = datagram_socket::bind(on, internet ? address::loopback() : abstract_name()).value();
-        theirs = datagram_socket::bind(on, internet ? address::loopback() : abstract_name()).value();
+        ours = datagram_socket::bind(on, internet ? address::loopback() : free_name()).value();
+        theirs = datagram_socket::bind(on, internet ? address::loopback() : free_name()).value();
     }
 
     void connect() {

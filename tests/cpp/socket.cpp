@@ -167,7 +167,7 @@ TEST_CASE("a connection comes from the address that was asked for", "[socket]") 
     stream socket = run(on, work());
 
     CHECK(socket.local_address().host() == "127.0.0.3");
-    CHECK(socket.get_option(IPPROTO_TCP, TCP_NODELAY).value() == 1);
+    CHECK(socket.get_option(IPPROTO_TCP, TCP_NODELAY).value() != 0);
 }
 
 TEST_CASE("a connect that cannot begin fails and leaves nothing open", "[socket]") {
@@ -367,15 +367,15 @@ TEST_CASE("the options of TCP are set by name", "[socket]") {
     connection with(on, kind::tcp);
 
     CHECK(with.socket.set_no_delay(true));
-    CHECK(with.socket.get_option(IPPROTO_TCP, TCP_NODELAY).value() == 1);
+    CHECK(with.socket.get_option(IPPROTO_TCP, TCP_NODELAY).value() != 0);
     CHECK(with.socket.set_no_delay(false));
     CHECK(with.socket.get_option(IPPROTO_TCP, TCP_NODELAY).value() == 0);
     CHECK(with.socket.set_keep_alive(true));
-    CHECK(with.socket.get_option(SOL_SOCKET, SO_KEEPALIVE).value() == 1);
+    CHECK(with.socket.get_option(SOL_SOCKET, SO_KEEPALIVE).value() != 0);
     CHECK(with.socket.set_keep_alive(false));
     CHECK(with.socket.get_option(SOL_SOCKET, SO_KEEPALIVE).value() == 0);
     CHECK(with.socket.set_keep_alive(60s, 10s, 3));
-    CHECK(with.socket.get_option(SOL_SOCKET, SO_KEEPALIVE).value() == 1);
+    CHECK(with.socket.get_option(SOL_SOCKET, SO_KEEPALIVE).value() != 0);
     CHECK(with.socket.get_option(IPPROTO_TCP, TCP_KEEPIDLE).value() == 60);
     CHECK(with.socket.get_option(IPPROTO_TCP, TCP_KEEPINTVL).value() == 10);
     CHECK(with.socket.get_option(IPPROTO_TCP, TCP_KEEPCNT).value() == 3);

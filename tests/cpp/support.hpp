@@ -232,11 +232,17 @@ inline std::string text_of(std::span<const std::byte> bytes) {
 /// How many descriptors this process has.
 inline std::size_t open_descriptors() {
     std::size_t count = 0;
+#if defined(__linux__)
     DIR* const all = ::opendir("/proc/self/fd");
     while (::readdir(all) != nullptr) {
         ++count;
     }
     ::closedir(all);
+#else
+    for (int number = 0; number < 4096; ++number) {
+        count += ::fcntl(number, F_GETFD) >= 0 ? 1 : 0;
+    }
+#endif
     return count;
 }
 
@@ -320,19 +326,32 @@ struct connection {
     }
 };
 
+/// A Unix name that nobody has: an abstract one where there are such, else a path, until the program ends.
+inline zloop::address free_name() {
+    static int count = 0;
+    const std::string name = "zloop-tests-" + std::to_string(::getpid()) + '-' + std::to_string(++count);
+#if defined(__linux__)
+    return zloop::address::local('\0' + name).value();
+#else
+    struct files {
+        std::vector<std::string> paths;
+        ~files() {
+            for (const std::string& each : paths) {
+                ::unlink(each.c_str());
+            }
+        }
+    };
+    static files made;
+    return zloop::address::local(made.paths.emplace_back("/tmp/" + name)).value();
+#endif
+}
+
 /// A free place to listen at, of either family.
 struct place {
-    zloop::address where = zloop::address::loopback();
-    std::string path;
+    zloop::address where;
 
-    explicit place(kind family) {
-        if (family == kind::unix_socket) {
-            static int count = 0;
-            // Abstract: no file to remove.
-            path = '\0' + ("zloop-tests-" + std::to_string(::getpid()) + '-' + std::to_string(++count));
-            where = zloop::address::local(path).value();
-        }
-    }
+    explicit place(kind family)
+        : where(family == kind::unix_socket ? free_name() : zloop::address::loopback()) {}
 };
 
 /// One receive: the bytes, or the error's message.

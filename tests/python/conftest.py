@@ -20,7 +20,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
-from helpers import BACKEND, FACTORIES, PATIENCE, Peer, tcp_pair
+from helpers import FACTORIES, LIBKQUEUE, PATIENCE, ROOT, Peer, tcp_pair
 from slowest import print_slowest
 
 HANG_SECONDS = 25  # of a test; of one marked slow, four times that
@@ -86,6 +86,20 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what libkqueue does otherwise than a kernel: each test, and why, stands in a list."""
+    if LIBKQUEUE:
+        why, left_out = "", {}
+        for line in (ROOT / "tests" / "libkqueue" / "left-out.txt").read_text().splitlines():
+            if line.startswith("# "):
+                why = line[2:]
+            elif line:
+                left_out[line] = pytest.mark.skip(reason=f"libkqueue: {why}")
+        for item in items:
+            if mark := left_out.get(getattr(item, "originalname", item.name)):
+                item.add_marker(mark)
+
+
 def open_descriptors() -> dict[int, str]:
     found = {}
     for name in os.listdir("/proc/self/fd"):
@@ -104,7 +118,7 @@ def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     gc.collect()
     if request.node.get_closest_marker("may_leak") is None:
         # libkqueue closes what a queue of its own consists of in a thread, a moment behind us.
-        patience = PATIENCE if BACKEND == "kqueue" else 0
+        patience = PATIENCE if LIBKQUEUE else 0
         begin = time.monotonic()
         while leaked := {
             fd: name for fd, name in open_descriptors().items() if before.get(fd) != name

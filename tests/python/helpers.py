@@ -29,6 +29,9 @@ FACTORIES: dict[str, Callable[[], Any]] = {
 with contextlib.closing(zloop.new_event_loop()) as _loop:
     BACKEND = _loop.backend  # of every loop of ours in this process, and in its children
 
+# kqueue in a library, over epoll: tools/test-kqueue.
+LIBKQUEUE = BACKEND == "kqueue" and sys.platform == "linux"
+
 
 class Events:
     """A list of what happened, that one can wait on."""

@@ -65,6 +65,14 @@ constexpr int usual_error(int error) noexcept {
 #endif
 }
 
+/// Whether connect(2), asked again, tells how the first one ended: to an address of this machine, Linux has
+/// ended it by then. Others begin anew, or fail.
+#if defined(__linux__)
+inline constexpr bool connect_answers_again = true;
+#else
+inline constexpr bool connect_answers_again = false;
+#endif
+
 /// What lets several sockets listen on one port, each of which gets a share of the connections: FreeBSD's
 /// SO_REUSEPORT gives all of them to the last.
 #if defined(SO_REUSEPORT_LB)

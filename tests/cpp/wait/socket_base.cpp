@@ -14,7 +14,7 @@ TEST_CASE("any option that is a number is set and read back, and a wrong one is 
     connection with(on, kind::tcp);
 
     CHECK(with.socket.set_option(IPPROTO_TCP, TCP_NODELAY, 1));
-    CHECK(with.socket.get_option(IPPROTO_TCP, TCP_NODELAY).value() == 1);
+    CHECK(with.socket.get_option(IPPROTO_TCP, TCP_NODELAY).value() != 0);
     CHECK(with.socket.set_option(SOL_SOCKET, 9999, 1).error() == std::errc::no_protocol_option);
     CHECK(with.socket.get_option(SOL_SOCKET, 9999).error() == std::errc::no_protocol_option);
 }
