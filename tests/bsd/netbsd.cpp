@@ -71,6 +71,7 @@ ssize_t rump___sysimpl_recvfrom(int, void*, std::size_t, int, void*, std::uint32
 ssize_t rump___sysimpl_recvmsg(int, netbsd_msghdr*, int);
 ssize_t rump___sysimpl_sendmsg(int, const netbsd_msghdr*, int);
 ssize_t rump___sysimpl_sendto(int, const void*, std::size_t, int, const void*, std::uint32_t);
+int rump___sysimpl_setrlimit(int, const void*);
 int rump___sysimpl_setsockopt(int, int, int, const void*, std::uint32_t);
 int rump___sysimpl_shutdown(int, int);
 int rump___sysimpl_socket30(int, int, int);
@@ -89,7 +90,9 @@ int theirs(int number) { return number - first; }
 const bool booted = [] {
     constexpr int ignore_signals = 1;  // SIGPIPE: MSG_NOSIGNAL is asked for, and write(2) heard by its EPIPE
     rump_boot_setsigmodel(ignore_signals);
-    if (rump_init() != 0) {
+    const std::uint64_t descriptors[] = {2048, 2048};  // 128 at first
+    constexpr int limit_of_descriptors = 8;
+    if (rump_init() != 0 || rump___sysimpl_setrlimit(limit_of_descriptors, descriptors) != 0) {
         std::abort();
     }
     return true;

@@ -16,6 +16,7 @@
 #define __NetBSD__ 1
 
 #undef MSG_MORE
+#undef RWF_NOWAIT
 #undef SO_PROTOCOL
 #undef SO_DOMAIN
 #undef SYS_pidfd_open
