@@ -13,6 +13,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -143,9 +144,6 @@ constexpr bool check_parameter() {
     static_assert(!std::is_same_v<P, pybind11::handle>,
                   "a pybind11::handle owns nothing, and what it is of may go at the first suspension: write "
                   "pybind11::object");
-    static_assert(
-        !std::is_same_v<P, pybind11::args> && !std::is_same_v<P, pybind11::kwargs>,
-        "take arguments by name: pybind11::args and kwargs cannot be told from positional ones here");
     if constexpr (requires { std::tuple_size<P>::value; }) {
         return check_elements<P>(std::make_index_sequence<std::tuple_size_v<P>>());
     } else if constexpr (requires { typename P::value_type; }) {
@@ -159,6 +157,10 @@ constexpr bool check_parameter() {
 
 template <class... Extra>
 constexpr bool has_call_guard = (pybind11::detail::is_call_guard<Extra>::value || ...);
+
+inline object name_of_method(const pybind11::object& of, const char* name) {
+    return checked(PyUnicode_FromFormat("%U.%s", of.attr("__qualname__").ptr(), name));
+}
 
 /// A callable with its parameters.
 template <class F, class R, class... P>
@@ -178,15 +180,40 @@ void def_function(pybind11::module_& in, const char* name, F function, task<R> (
         extra...);
 }
 
+/// A member function with its parameters.
 template <class C, class F, class R, class... P>
+    requires std::is_member_function_pointer_v<F>
 void def_method(auto& in, const char* name, F function, task<R> (*)(P...), const auto&... extra) {
     static_assert((check_parameter<P>() && ...));
-    const object named = checked(PyUnicode_FromFormat("%U.%s", in.attr("__qualname__").ptr(), name));
+    const object named = name_of_method(in, name);
     in.def(
         name,
         [function = std::move(function), named](self_of<C> self, P... given) {
             return bound_task<R>{std::invoke(function, *self.instance, std::move(given)...), named,
                                  std::move(self.owner)};
+        },
+        extra...);
+}
+
+/// A callable that takes the object in front of its parameters.
+template <class C, class F, class R, class Self, class... P>
+    requires(!std::is_member_function_pointer_v<F>)
+void def_method(auto& in, const char* name, F function, task<R> (*)(Self, P...), const auto&... extra) {
+    static_assert(std::is_same_v<Self, C&>,
+                  "a callable that is bound as a method takes the object first, as C&, which lives until the "
+                  "coroutine has ended");
+    static_assert((check_parameter<P>() && ...));
+    const object named = name_of_method(in, name);
+    in.def(
+        name,
+        [function = std::move(function), named](self_of<C> self, P... given) {
+            if constexpr (std::is_pointer_v<F> || std::is_empty_v<F>) {
+                return bound_task<R>{function(*self.instance, std::move(given)...), named,
+                                     std::move(self.owner)};
+            } else {
+                return bound_task<R>{co_invoke(function, std::ref(*self.instance), std::move(given)...),
+                                     named, std::move(self.owner)};
+            }
         },
         extra...);
 }
@@ -259,7 +286,8 @@ void def_async(pybind11::module_& in, const char* name, F function, const Extra&
                          typename detail::signature_of<std::decay_t<F>>::type{}, extra...);
 }
 
-/// Binds a coroutine that is a member function, as a method: the object lives until it has ended.
+/// Binds a coroutine as a method: a member function, or a callable that takes the object first, as `C&`. The
+/// object lives until the coroutine has ended.
 /// Example: examples/extension/first/first.cpp
 template <class C, class... Options, class F, class... Extra>
 void def_async(pybind11::class_<C, Options...>& in, const char* name, F function, const Extra&... extra) {
@@ -267,38 +295,64 @@ void def_async(pybind11::class_<C, Options...>& in, const char* name, F function
         !detail::has_call_guard<Extra...>,
         "a call guard ends with the call, which only makes the coroutine: write the guard in its body, "
         "around what does not wait");
-    static_assert(
-        std::is_member_function_pointer_v<F>,
-        "a method is a pointer to a member function: for a free function write a member that calls it");
     detail::import_for_module();
-    detail::def_method<C>(in, name, function, typename detail::signature_of<F>::type{}, extra...);
+    detail::def_method<C>(in, name, std::move(function),
+                          typename detail::signature_of<std::decay_t<F>>::type{}, extra...);
 }
+
+/// An asynchronous iterator that gives Ts: to Python's annotations an AsyncIterator of them.
+/// Example: examples/extension/first/first.cpp
+template <class T>
+class iterator_of : public pybind11::object {
+public:
+    using pybind11::object::object;
+};
+
+#pragma GCC visibility push(hidden)
+namespace detail {
+
+/// What one after another a source gives.
+template <class Source>
+struct given_by : optional_of<std::invoke_result_t<Source&>> {};
+template <class T>
+struct given_by<std::shared_ptr<channel<T>>> {
+    using type = T;
+};
+
+}  // namespace detail
+#pragma GCC visibility pop
 
 /// Makes an asynchronous iterator of what `next` gives, a callable or a shared channel, as python.hpp's does:
 /// `return async_iterator([…]() -> task<std::optional<T>> {…});`
 /// Example: examples/extension/first/first.cpp
 template <class Source>
-pybind11::object async_iterator(Source source) {
-    return pybind11::reinterpret_steal<pybind11::object>(
+iterator_of<typename detail::given_by<Source>::type> async_iterator(Source source) {
+    return pybind11::reinterpret_steal<iterator_of<typename detail::given_by<Source>::type>>(
         async_iterator(std::move(source), detail::by_pybind11()).release());
 }
 
 #pragma GCC visibility push(hidden)
 namespace detail {
 
+/// What `async with` gives of a C: the object itself.
+template <class C>
+struct entered_object {
+    object self;
+};
+
+/// Does its work, and throws where that gives an error.
 template <class R>
-task<object> entered(task<R> work, object self) {
-    co_await std::move(work);
-    co_return self;
-}
-template <class R>
-task<bool> left(task<R> work) {
+task<> done(task<R> work) {
     if constexpr (requires(R given) { given.value(); }) {
         value_of(co_await std::move(work));
     } else {
         co_await std::move(work);
     }
-    co_return false;
+}
+template <class C, class R>
+task<entered_object<C>> entered(task<R> work, object self) {
+    co_await done(std::move(work));
+    co_return entered_object<C>{std::move(self)};
 }
 inline task<> nothing_to_do() { co_return; }
 
@@ -311,17 +365,15 @@ inline task<> nothing_to_do() { co_return; }
 template <class C, class... Options, class Enter, class Leave>
 void def_async_with(pybind11::class_<C, Options...>& in, Enter enter, Leave leave) {
     detail::import_for_module();
-    const auto named = [&](const char* name) {
-        return detail::checked(PyUnicode_FromFormat("%U.%s", in.attr("__qualname__").ptr(), name));
-    };
-    in.def("__aenter__", [enter, name = named("__aenter__")](detail::self_of<C> self) {
+    in.def("__aenter__", [enter, name = detail::name_of_method(in, "__aenter__")](detail::self_of<C> self) {
         auto work = std::invoke(enter, *self.instance);
-        return detail::bound_task<object>{detail::entered(std::move(work), self.owner), name, self.owner};
+        return detail::bound_task<detail::entered_object<C>>{detail::entered<C>(std::move(work), self.owner),
+                                                             name, self.owner};
     });
-    in.def("__aexit__", [leave, name = named("__aexit__")](detail::self_of<C> self, pybind11::object,
-                                                           pybind11::object, pybind11::object) {
+    in.def("__aexit__", [leave, name = detail::name_of_method(in, "__aexit__")](
+                            detail::self_of<C> self, pybind11::object, pybind11::object, pybind11::object) {
         auto work = std::invoke(leave, *self.instance);
-        return detail::bound_task<bool>{detail::left(std::move(work)), name, self.owner};
+        return detail::bound_task<void>{detail::done(std::move(work)), name, self.owner};
     });
 }
 
@@ -434,6 +486,21 @@ struct type_caster<zloop::python::detail::bound_task<T>> {
     }
 };
 
+template <class T>
+struct handle_type_name<zloop::python::iterator_of<T>> {
+    static constexpr auto name =
+        const_name("collections.abc.AsyncIterator[") + make_caster<T>::name + const_name("]");
+};
+
+template <class C>
+struct type_caster<zloop::python::detail::entered_object<C>> {
+    static constexpr auto name = make_caster<C>::name;
+
+    static handle cast(zloop::python::detail::entered_object<C>&& given, return_value_policy, handle) {
+        return given.self.release();
+    }
+};
+
 template <class C>
 struct type_caster<zloop::python::detail::self_of<C>> {
     static constexpr auto name = make_caster<C>::name;
@@ -457,7 +524,7 @@ private:
 
 template <class Buffer>
 struct zloop_buffer_caster {
-    static constexpr auto name = const_name("collections.abc.Buffer");
+    static constexpr auto name = make_caster<pybind11::buffer>::name;
 
     bool load(handle source, bool) {
         if (PyObject_CheckBuffer(source.ptr()) == 0) {

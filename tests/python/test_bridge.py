@@ -13,6 +13,7 @@ import inspect
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -340,6 +341,13 @@ async def test_an_error_that_is_a_result_is_raised(loop: Any, cpp: Any) -> None:
         await cpp.fails_as_value(104)
 
 
+async def test_a_host_that_is_not_found_is_what_getaddrinfo_raises(loop: Any, cpp: Any) -> None:
+    with pytest.raises(socket.gaierror) as caught:
+        await cpp.finds_no_host()
+
+    assert caught.value.errno == socket.EAI_NONAME
+
+
 async def raises(error: BaseException) -> None:
     await asyncio.sleep(0)
     raise error
@@ -584,6 +592,32 @@ async def test_a_context_manager_is_entered_and_left(loop: Any, cpp: Any) -> Non
         async with (visit := cpp.Visit()):
             raise LookupError
     assert visit.seen == "in out"
+
+
+async def test_an_error_that_is_a_value_keeps_who_enters_outside(loop: Any, cpp: Any) -> None:
+    with pytest.raises(PermissionError):
+        async with cpp.ClosedDoor():
+            raise AssertionError("it is closed")
+    with pytest.raises(BrokenPipeError):
+        await cpp.ClosedDoor().__aexit__(None, None, None)
+
+
+def test_what_is_entered_and_iterated_has_its_type_in_signatures(cpp: Any) -> None:
+    assert "Coroutine[typing.Any, typing.Any, bridged.Visit]" in cpp.Visit.__aenter__.__doc__
+    assert "Coroutine[typing.Any, typing.Any, None]" in cpp.Visit.__aexit__.__doc__  # swallows nothing
+    assert "-> collections.abc.AsyncIterator[int]" in cpp.Source.__aiter__.__doc__
+
+
+async def test_a_callable_is_a_method_and_takes_any_arguments(loop: Any, cpp: Any) -> None:
+    counter = cpp.Counter(1)
+    adding = counter.add_all(2, 3, a=0, b=0)
+    assert adding.__qualname__ == "Counter.add_all"
+
+    assert await adding == 8
+    assert await counter.add_captured() == 308
+    del counter
+    gc.collect()
+    assert await cpp.Counter(5).add_all() == 5  # the object lives as long
 
 
 async def test_bytes_are_lent_without_a_copy(loop: Any, cpp: Any) -> None:
@@ -997,6 +1031,7 @@ def test_what_would_dangle_is_refused_by_the_compiler(tmp_path: Any) -> None:
         zloop::task<> pairs(std::vector<std::pair<int, const double*>>);
         zloop::task<> owned(std::map<std::string, std::tuple<std::optional<std::string>>>);
         zloop::task<> fine(std::string);
+        struct thing {};
 
         PYBIND11_MODULE(wrong, m) {
             zloop::python::def_async(m, "reference", &reference);
@@ -1008,6 +1043,8 @@ def test_what_would_dangle_is_refused_by_the_compiler(tmp_path: Any) -> None:
             zloop::python::def_async(m, "pairs", &pairs);
             zloop::python::def_async(m, "owned", &owned);
             zloop::python::def_async(m, "guard", &fine, py::call_guard<py::gil_scoped_release>());
+            py::class_<thing> of_thing(m, "Thing");
+            zloop::python::def_async(of_thing, "by_value", [](thing) { return fine(""); });
         }
         """
     )
@@ -1026,6 +1063,7 @@ def test_what_would_dangle_is_refused_by_the_compiler(tmp_path: Any) -> None:
         "a pointer is to what may end at the first suspension",
         "write pybind11::object",
         "a call guard ends with the call",
+        "takes the object first, as C&",
     ):
         assert sentence in done.stderr, sentence
     refused = re.findall(r"static assertion failed: (a std::string_view|a pointer)", done.stderr)

@@ -17,6 +17,7 @@
 #include <exception>
 #include <new>
 #include <stdexcept>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
@@ -224,7 +225,7 @@ PyObject* call_method(PyObject* self, PyObject* name, Values... values) noexcept
 }
 
 /// Raises what Python calls `code`: OSError or the subclass that belongs to its errno; CancelledError;
-/// EOFError for a stream that ended inside of what was asked for.
+/// socket.gaierror; EOFError for a stream that ended inside of what was asked for.
 inline void set_error_code(const std::error_code& code, const char* words,
                            PyObject* cancelled_error) noexcept {
     if (code == std::errc::operation_canceled) {
@@ -235,6 +236,15 @@ inline void set_error_code(const std::error_code& code, const char* words,
             object::steal(PyObject_CallFunction(PyExc_OSError, "is", code.value(), words));
         if (exception) {
             PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(exception.get())), exception.get());
+        }
+    } else if (std::string_view(code.category().name()) == "getaddrinfo") {  // resolve_category()
+        const object module = object::steal(PyImport_ImportModule("socket"));
+        const object type =
+            object::steal(module ? PyObject_GetAttrString(module.get(), "gaierror") : nullptr);
+        const object exception =
+            object::steal(type ? PyObject_CallFunction(type.get(), "is", code.value(), words) : nullptr);
+        if (exception) {
+            PyErr_SetObject(type.get(), exception.get());
         }
     } else if (code == errc::end_of_stream) {
         PyErr_SetString(PyExc_EOFError, words);

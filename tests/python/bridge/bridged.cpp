@@ -175,6 +175,8 @@ task<void> fail_deep(int depth) {
     co_await fail_deep(depth - 1);
 }
 task<void> calls_fail_deep() { co_await fail_deep(2); }
+task<zloop::result<int>> finds_no_host() { co_return std::error_code(EAI_NONAME, zloop::resolve_category()); }
+
 task<zloop::result<int>> fails_as_value(int number) {
     co_await zloop::next_turn();
     if (number != 0) {
@@ -295,6 +297,12 @@ task<zp::object> squares(int count) {
     co_return zp::memory(std::move(made));
 }
 
+/// Fails to be entered, and to be left, by errors that are values.
+struct closed_door {
+    task<zloop::result<void>> enter() { co_return std::errc::permission_denied; }
+    task<zloop::result<void>> leave() { co_return std::errc::broken_pipe; }
+};
+
 class counter {
 public:
     explicit counter(long from) : value_(from) {}
@@ -338,6 +346,7 @@ PYBIND11_MODULE(bridged, m) {
     def_async(m, "fail", &fail, py::arg("how"), py::arg("after_turn") = false);
     def_async(m, "calls_fail_deep", &calls_fail_deep);
     def_async(m, "fails_as_value", &fails_as_value);
+    def_async(m, "finds_no_host", &finds_no_host);
     def_async(m, "empty", &empty);
     def_async(m, "takes", &takes);
     def_async(m, "stop", &stop);
@@ -361,6 +370,9 @@ PYBIND11_MODULE(bridged, m) {
     py::class_<visit> of_visit(m, "Visit");
     of_visit.def(py::init<>()).def_property_readonly("seen", &visit::seen);
     zp::def_async_with(of_visit, &visit::enter, &visit::leave);
+    py::class_<closed_door> of_door(m, "ClosedDoor");
+    of_door.def(py::init<>());
+    zp::def_async_with(of_door, &closed_door::enter, &closed_door::leave);
     def_async(m, "sum_of", &sum_of);
     def_async(m, "fill", &fill);
     def_async(m, "made_bytes", &made_bytes);
@@ -372,5 +384,19 @@ PYBIND11_MODULE(bridged, m) {
     of_counter.def(py::init<long>());
     def_async(of_counter, "next", &counter::next);
     def_async(of_counter, "add", &counter::add, py::arg("more"));
+    def_async(
+        of_counter, "add_all",
+        [](counter& self, py::args more, py::kwargs by_name) -> task<long> {
+            co_await zloop::next_turn();
+            for (const py::handle each : more) {
+                co_await self.add(each.cast<long>());
+            }
+            co_return co_await self.add(static_cast<long>(by_name.size()));
+        },
+        "Adds what it is given, and the number of what is named.");
+    def_async(of_counter, "add_captured", [text = std::string(300, 'k')](counter& self) -> task<long> {
+        co_await zloop::next_turn();
+        co_return co_await self.add(static_cast<long>(text.size()));
+    });
     py::implicitly_convertible<py::int_, counter>();
 }
