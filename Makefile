@@ -109,6 +109,11 @@ bench-cpp:  ## the C++ library beside asio and a raw epoll server: about 5 minut
 bench-bridge: $(venv)/zloop  ## Python awaits C++, C++ awaits Python, and the usual ways: 2 minutes
 	$(venv)/bin/python bench/bridge.py
 
+.PHONY: bench-redis
+bench-redis: $(venv)/zloop  ## the Redis client of examples/extension/resp, redis-py, coredis: 2 minutes
+	@pip install -q --disable-pip-version-check --group redis
+	$(venv)/bin/python bench/redis_clients.py
+
 .PHONY: lint
 lint: $(venv)/zloop  ## spacing, habits, types
 	ruff check
