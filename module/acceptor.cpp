@@ -61,6 +61,7 @@ void acceptor::adopt(int descriptor) {
 }
 
 zloop::loop& acceptor::event_loop() const noexcept { return *core.loop; }
+zloop::scope& acceptor::scope_above() const noexcept { return *core.within; }
 
 bool acceptor::start() noexcept { return accept_loop(running_).begun(); }
 

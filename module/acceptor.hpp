@@ -44,6 +44,7 @@ struct acceptor {
     /// For who wants a descriptor for himself: ends the acceptor there if its socket was closed.
     static void forget_closed(LoopCore& core, int descriptor) noexcept;
     zloop::loop& event_loop() const noexcept;
+    zloop::scope& scope_above() const noexcept;
     int visit_all(visitproc visit, void* arg) const;
 
     loop_state& core;

@@ -39,10 +39,10 @@ public:
 
     class promise_type {
     public:
-        /// For member coroutines `fiber f(fiber::place&)` of who has an `event_loop()`.
+        /// For member coroutines `fiber f(fiber::place&)` of who has an `event_loop()` and a `scope_above()`.
         template <class Owner>
         promise_type(const Owner& owner, place& kept) noexcept
-            : within_(&owner.event_loop().root_scope()), context_{&owner.event_loop(), &within_} {
+            : within_(&owner.scope_above()), context_{&owner.event_loop(), &within_} {
             kept.scope_ = &within_;
         }
 

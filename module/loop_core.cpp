@@ -309,7 +309,16 @@ void for_each_queued(LoopCore& core, F&& visit) {
 
 // The type.
 
-PyObject* create(PyTypeObject* type, PyObject*, PyObject*) noexcept {
+/// The loop of a capsule that only C++ can make; null: another argument, or none.
+zloop::loop* lent_by(PyObject* args) noexcept {
+    constexpr const char* name = zloop::python::detail::lent_name;
+    PyObject* const first = PyTuple_GET_SIZE(args) == 1 ? PyTuple_GET_ITEM(args, 0) : nullptr;
+    return first != nullptr && PyCapsule_IsValid(first, name) != 0
+               ? static_cast<zloop::loop*>(PyCapsule_GetPointer(first, name))
+               : nullptr;
+}
+
+PyObject* create(PyTypeObject* type, PyObject* args, PyObject*) noexcept {
     return py::detail::guarded([&] {
         module_state& state = state_of(type);
         py::ref object = py::ref::steal(type->tp_alloc(type, 0));
@@ -321,8 +330,10 @@ PyObject* create(PyTypeObject* type, PyObject*, PyObject*) noexcept {
         core.task_factory = py::none();
         core.thread_id = py::none();
         core.closed = true;  // until __init__ says otherwise: one that never ran has nothing to warn of
-        core.loop = std::make_unique<zloop::loop>();
-        core.loop->use_wait_hook(&core.hooks);
+        zloop::loop* const lent = lent_by(args);
+        core.loop = {lent != nullptr ? lent : new zloop::loop, loop_end{lent != nullptr}};
+        core.within.emplace(&core.loop->root_scope());
+        core.hooks.outer = core.loop->use_wait_hook(&core.hooks);
 
         const py::ref time = py::attribute(reinterpret_cast<PyObject*>(type), "time");
         const py::ref own = py::attribute(state.loop_core_type.get(), "time");
@@ -338,6 +349,10 @@ PyObject* create(PyTypeObject* type, PyObject*, PyObject*) noexcept {
 int set_attribute(PyObject* object, PyObject* name, PyObject* value) noexcept {
     LoopCore& core = loop_core(object);
     if (PyUnicode_Check(name) && PyUnicode_Compare(name, core.state->str_time.get()) == 0) {
+        if (core.is_lent()) {
+            PyErr_SetString(PyExc_AttributeError, "the clock of this loop is its owner's, in C++");
+            return -1;
+        }
         core.own_time = true;
         if (core.loop) {
             core.loop->use_clock(&core.hooks);
@@ -390,6 +405,39 @@ int traverse(PyObject* object, visitproc visit, void* arg) {
     return stopped;
 }
 
+/// Has all that we have on the C++ loop end, as drop_everything() wants it. One that is lent goes on: it
+/// turns, with what else is on it, until nothing of ours is left there.
+void end_below(LoopCore& core) noexcept {
+    zloop::loop& loop = *core.loop;
+    if (!core.is_lent() || loop.is_inherited()) {
+        loop.shut_down();
+        return;
+    }
+    constexpr int most_failed_turns = 64;  // as zloop::loop::shut_down()
+    int failures = 0;
+    const auto turn = [&] {
+        try {
+            loop.turn();
+            failures = 0;
+        } catch (const std::exception&) {
+            ++failures;
+        }
+        return failures < most_failed_turns;
+    };
+    core.within->cancel_shielded();
+    while (!core.within->is_empty() && turn()) {
+    }
+    loop.take_inbox();
+    std::uint64_t last = loop.stats().ops;  // of what is queued now
+    for (const zloop::op_queue* queue : {&loop.ready(), &loop.behind()}) {
+        for (const zloop::op* node = queue->front(); node != nullptr; node = node->next) {
+            ++last;
+        }
+    }
+    while (loop.stats().ops < last && turn()) {
+    }
+}
+
 /// Ends all that is queued, watched and open, without calling Python back. But what is dropped has
 /// destructors, which may do anything: they find the loop closed and its transports orphaned, so that nothing
 /// begins any more.
@@ -399,6 +447,10 @@ void drop_everything(LoopCore& core) noexcept {
     }
     core.dropping = true;
     core.closed = true;
+    if (core.is_lent()) {
+        core.loop->use_turner(nullptr);
+        core.loop->use_wait_hook(core.hooks.outer);
+    }
     core.loop->abandon_if_inherited();
     for (transport* each = core.transports; each != nullptr;) {
         const py::ref alive = py::ref::borrow(each->self());
@@ -418,16 +470,18 @@ void drop_everything(LoopCore& core) noexcept {
             reinterpret_cast<Handle*>(left.handle.get())->forget();
         }
     }
-    core.loop->shut_down();  // C++ tasks leave the timers and the descriptors by themselves
+    end_below(core);  // C++ tasks leave the timers and the descriptors by themselves
     while (core.sock_operations != nullptr) {
         core.sock_operations->abandon();  // those that were queued have had their turn
     }
     zloop::timer_heap& timers = core.loop->timers();
-    while (!timers.empty()) {
-        zloop::timer_node& node = timers.pop();
-        Py_XDECREF(handle_of(node));
-        core.loop->shut_down();
+    const auto is_ours = [](zloop::timer_node& node) { return handle_of(node) != nullptr; };
+    while (zloop::timer_node* const node = timers.find(is_ours)) {
+        timers.remove(*node);
+        Py_DECREF(handle_of(*node));
+        end_below(core);
     }
+    core.within.reset();
     core.loop.reset();
 }
 
@@ -461,6 +515,9 @@ void loop_hooks::before_wait() noexcept {
     look_at_signals();
     thread = PyEval_SaveThread();
     --core.state->awake;
+    if (outer != nullptr) {
+        outer->before_wait();
+    }
 }
 
 /// Calls the handlers of signals that came since the last bytecode: the wait may be long. What they ask for,
@@ -485,6 +542,9 @@ void loop_hooks::look_at_signals() noexcept {
 }
 
 void loop_hooks::after_wait() noexcept {
+    if (outer != nullptr) {
+        outer->after_wait();
+    }
     ++core.state->awake;  // before the look: who ends the interpreter sees us, or we see that it ends
     const unsigned long ender = core.state->ended_by;
     if (ender != 0 && ender != PyThread_get_thread_ident()) {
@@ -701,7 +761,9 @@ py::ref LoopCore::create_task(const py::arguments& args) {
 }
 
 py::ref LoopCore::time() {
-    return py::ref::steal(PyFloat_FromDouble(seconds_of(zloop::time_point::clock::now())));
+    const bool has_owners_clock = is_lent() && loop != nullptr;
+    return py::ref::steal(
+        PyFloat_FromDouble(seconds_of(has_owners_clock ? loop->now() : zloop::time_point::clock::now())));
 }
 
 // Running.
@@ -728,7 +790,7 @@ py::ref LoopCore::run_once() {
     ++state->awake;
     const at_exit asleep{[this] {
         --state->awake;
-        if (loop) {
+        if (loop && !is_lent()) {
             static_cast<void>(loop->leave_thread());  // as asyncio's: each run may be another thread's
         }
     }};
@@ -746,14 +808,35 @@ py::ref LoopCore::run_once() {
     do {
         raise_failure();  // of a callback outside of the loop's turns
         const at_exit let_go{[this] { held.end_turn(); }};
-        loop->turn(stopping ? zloop::nanoseconds::zero() : zloop::loop::forever);
+        loop->turn(stopping ? zloop::nanoseconds::zero() : asked.limit);
         raise_failure();
+        if (asked.is_over != nullptr && asked.is_over(asked.what)) {
+            stopping = true;
+        }
     } while (until_stop && !stopping);
     return py::none();
 }
 
+void run_for_owner(LoopCore& core, const owners_run& asked) {
+    const owners_run outer = std::exchange(core.asked, asked);
+    const at_exit done{[&core, outer] { core.asked = outer; }};
+    py::call_method(core.self(), core.state->str_run_forever.get());
+}
+
+py::ref make_on(zloop::loop& lent) {
+    const py::ref type = py::attribute(py::import("zloop").get(), "Loop");
+    const py::ref capsule = py::ref::steal(PyCapsule_New(&lent, zloop::python::detail::lent_name, nullptr));
+    py::ref made =
+        py::ref::steal(PyObject_CallMethod(type.get(), "__new__", "OO", type.get(), capsule.get()));
+    py::ref::steal(PyObject_CallMethod(made.get(), "__init__", nullptr));
+    return made;
+}
+
 py::ref LoopCore::stop() {
     stopping = true;
+    if (loop && is_lent()) {
+        loop->stop();  // its owner's run() is this run
+    }
     return py::none();
 }
 
@@ -767,6 +850,9 @@ py::ref LoopCore::check_idle() {
 
 py::ref LoopCore::drop() {
     check_idle();
+    if (loop && is_lent() && !loop->is_inherited()) {
+        loop->begin_run();  // where this thread may not: before anything has ended
+    }
     drop_everything(*this);
     return py::none();
 }

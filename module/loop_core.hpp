@@ -46,6 +46,14 @@ struct loop_hooks final : zloop::wait_hook, zloop::clock_source {
 
     loop_state& core;
     PyThreadState* thread = nullptr;
+    zloop::wait_hook* outer = nullptr;  // its owner's, of a loop that is lent
+};
+
+/// What the owner of a lent loop asks of a run: turns of at most `limit`, until is_over(what) after one.
+struct owners_run {
+    bool (*is_over)(const void* what) = nullptr;  // null: nobody asks
+    const void* what = nullptr;
+    zloop::nanoseconds limit = zloop::loop::forever;
 };
 
 struct loop_core_fields {
@@ -58,6 +66,7 @@ struct loop_core_fields {
     bool stopping = false;
     bool turns_until_stop = false;  // the next _run_once() is all turns until stop(), as run_forever() wants
     bool own_time = false;          // time() is overridden
+    owners_run asked;
 
     std::unordered_map<int, std::unique_ptr<descriptor_watch>> readers, writers;
     SockOperation* sock_operations = nullptr;   // that wait, the newest first; one reference each
@@ -160,6 +169,12 @@ template <class F>
 at_exit(F) -> at_exit<F>;
 
 inline LoopCore& loop_core(PyObject* object) noexcept { return *reinterpret_cast<LoopCore*>(object); }
+
+/// A new zloop.Loop on a loop that is somebody else's. Throws.
+py::ref make_on(zloop::loop& lent);
+
+/// Calls run_forever() for the owner of a lent loop. Throws.
+void run_for_owner(LoopCore& core, const owners_run& asked);
 
 /// The loop that turns in this thread; null: none of this interpreter's.
 LoopCore* turning_here(const module_state& state) noexcept;

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include <zloop/loop.hpp>
@@ -20,11 +21,22 @@ namespace zl {
 struct transport;
 struct TimerHandle;
 
+/// Ends the C++ loop, unless it is somebody else's.
+struct loop_end {
+    bool is_lent = false;
+    void operator()(zloop::loop* ended) const noexcept {
+        if (!is_lent) {
+            delete ended;
+        }
+    }
+};
+
 struct loop_state_fields {
     module_state* state = nullptr;
-    std::unique_ptr<zloop::loop> loop;  // null once closed
-    py::ref module;                     // keeps `state` alive
-    py::ref failure;                    // an exception that leaves run_forever: _run_once raises it
+    std::unique_ptr<zloop::loop, loop_end> loop;  // null once closed
+    std::optional<zloop::scope> within;           // of all that the module has on it
+    py::ref module;                               // keeps `state` alive
+    py::ref failure;                              // an exception that leaves run_forever: _run_once raises it
 
     bool debug = false;
     bool calls_run = false;  // handles run by their _run(): in debug mode, and where that was replaced
@@ -73,6 +85,9 @@ struct loop_state : py::object, loop_state_fields {
 
     /// Decides whether handles run by their _run(): once a run and a wait, which costs callbacks nothing.
     void look_at_run() noexcept;
+
+    /// Whether the C++ loop is somebody else's, who turns it as well and has more on it than we.
+    bool is_lent() const noexcept { return loop.get_deleter().is_lent; }
 
     /// Raises asyncio's "Event loop is closed" when it is.
     void check_closed() const;

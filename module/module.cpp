@@ -80,6 +80,7 @@ void look_up_names(module_state& state) {
     intern(state.str_resume_reading, "resume_reading");
     intern(state.str_resume_writing, "resume_writing");
     intern(state.str_run, "_run");
+    intern(state.str_run_forever, "run_forever");
     intern(state.str_run_in_debug, "_run_in_debug");
     intern(state.str_send, "send");
     intern(state.str_sendto, "sendto");
@@ -202,18 +203,35 @@ PyObject* end_interpreter(PyObject* module, PyObject*) {
     Py_RETURN_NONE;
 }
 
-zloop::loop* loop_below(const zloop::python::detail::core& self, PyObject* asyncio_loop) noexcept {
+zloop::python::detail::loop_below loop_below_of(const zloop::python::detail::core& self,
+                                                PyObject* asyncio_loop) noexcept {
     const module_state& state = static_cast<const bridge&>(self).state;
     auto* const type = reinterpret_cast<PyTypeObject*>(state.loop_core_type.get());
     if (type == nullptr || !PyObject_TypeCheck(asyncio_loop, type)) {
-        return nullptr;
+        return {};
     }
-    return loop_core(asyncio_loop).loop.get();
+    LoopCore& found = loop_core(asyncio_loop);
+    if (!found.loop) {
+        return {};
+    }
+    return {found.loop.get(), &*found.within};
 }
 
 PyObject* running_here(const zloop::python::detail::core& self) noexcept {
     LoopCore* const found = turning_here(static_cast<const bridge&>(self).state);
     return found != nullptr ? found->self() : nullptr;
+}
+
+PyObject* make_on_lent(const zloop::python::detail::core&, zloop::loop& lent) noexcept {
+    return py::detail::guarded([&] { return make_on(lent); });
+}
+
+bool run_lent(const zloop::python::detail::core&, PyObject* asyncio_loop, bool (*is_over)(const void*),
+              const void* what, zloop::nanoseconds limit) noexcept {
+    return static_cast<bool>(py::ref::adopt(py::detail::guarded([&] {
+        run_for_owner(loop_core(asyncio_loop), {is_over, what, limit});
+        return py::none();
+    })));
 }
 
 PyMethodDef functions[] = {
@@ -233,7 +251,10 @@ PyModuleDef_Slot slots[] = {
 }  // namespace
 
 bridge::bridge(module_state& owner) noexcept
-    : core{core::current, zloop::python::detail::layout(), zloop::version, &loop_below, &running_here},
+    : core{core::current,  zloop::python::detail::layout(),
+           zloop::version, &loop_below_of,
+           &running_here,  &make_on_lent,
+           &run_lent},
       state(owner) {}
 
 PyModuleDef module_definition = {

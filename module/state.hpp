@@ -107,9 +107,9 @@ struct module_state {
         str_log_handshake, str_log_info, str_pause_reading, str_pause_writing, str_pending,
         str_protocol_raised, str_read_ready, str_recv_into, str_recvfrom, str_recvfrom_into,
         str_remove_reader, str_remove_writer, str_resume_reading, str_resume_writing, str_run,
-        str_run_in_debug, str_send, str_sendto, str_sendto_ready, str_set_exception, str_set_result,
-        str_setblocking, str_throw, str_time, str_tls_failed, str_transport_failed, str_unwrap,
-        str_warn_lost_writes, str_write;
+        str_run_forever, str_run_in_debug, str_send, str_sendto, str_sendto_ready, str_set_exception,
+        str_set_result, str_setblocking, str_throw, str_time, str_tls_failed, str_transport_failed,
+        str_unwrap, str_warn_lost_writes, str_write;
 
     stream_names streams;
 

@@ -100,6 +100,7 @@ struct transport : transport_slots, transport_fields {
     py::ref get_lost_writes() { return py::integer(lost_writes); }
     py::ref get_fd() { return py::integer(fd); }
     zloop::loop& event_loop() const noexcept { return *core->loop; }
+    zloop::scope& scope_above() const noexcept { return *core->within; }
     py::ref get_loop() { return loop; }
     py::ref get_extra();
     void set_extra(PyObject* value) {

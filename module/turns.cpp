@@ -23,7 +23,7 @@ py::ref LoopCore::gather(PyObject* timeout) {
     state->awake += alone ? 1 : 0;
     const at_exit asleep{[this, alone] {
         state->awake -= alone ? 1 : 0;
-        if (alone && loop) {
+        if (alone && loop && !is_lent()) {
             static_cast<void>(loop->leave_thread());
         }
     }};

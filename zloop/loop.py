@@ -270,6 +270,12 @@ class Loop(LoopCore, asyncio.SelectorEventLoop):
         self._drop()
         self._ready = collections.deque()  # what was there has the loop: no cycle through that
 
+    def _end(self) -> None:
+        """Close as asyncio.run() does, tasks, generators and threads first: for a C++ program's loop."""
+        if not self.is_closed():
+            with asyncio.Runner(loop_factory=lambda: self):
+                pass
+
     # Callbacks: what is left to Python is what goes wrong, and debug mode.
 
     def _callback_failed(self, handle: asyncio.Handle | None, exc: BaseException) -> None:

@@ -180,9 +180,7 @@ T run(loop& on, task<T> work) {
     on.begin_run();
     job<T> running(on, std::move(work));
     try {
-        while (!running.done()) {
-            on.turn();
-        }
+        on.turn_until([&] { return running.done(); });
     } catch (...) {
         on.shut_down();
         throw;

@@ -55,6 +55,24 @@ protected:
     ~wait_hook() = default;
 };
 
+/// Turns a loop in its place: who has something to do around each of its runs, such as to take a lock.
+///
+/// Owns:    nothing; outlives the loop that it turns, or has left it before.
+/// Thread:  that of its loop.
+/// Example: examples/cpp/callbacks.cpp
+class turner {
+public:
+    /// Makes turns of at most `limit`, by loop::turn(), until `is_over(what)` after one of them. May throw.
+    virtual void turn_until(bool (*is_over)(const void* what), const void* what, nanoseconds limit) = 0;
+    /// Ends what is its own on a loop that shuts down and turns for the last time, and leaves:
+    /// loop::use_turner(nullptr).
+    virtual void leave() noexcept = 0;
+
+protected:
+    /// Not by its base: the loop does not own it.
+    ~turner() = default;
+};
+
 namespace detail {
 
 class task_promise_base;
@@ -127,8 +145,13 @@ public:
     time_point now() const noexcept { return clock_ != nullptr ? clock_->now() : time_point::clock::now(); }
     /// Takes the time from `source` from now on; null: from CLOCK_MONOTONIC. Before anything is armed.
     void use_clock(clock_source* source) noexcept { clock_ = source; }
-    /// Calls `hook` around each wait from now on; null: none.
-    void use_wait_hook(wait_hook* hook) noexcept { hook_ = hook; }
+    /// Calls `hook` around each wait from now on; null: none. Gives the one before.
+    wait_hook* use_wait_hook(wait_hook* hook) noexcept { return std::exchange(hook_, hook); }
+    /// Has `by` make the turns from now on that are asked for by run(), run_once() and turn_until(); null:
+    /// the loop itself.
+    void use_turner(turner* by) noexcept { turner_ = by; }
+    /// Who makes these turns; null: the loop itself.
+    turner* turned_by() const noexcept { return turner_; }
 
     /// Says what to do with an exception that nobody awaits; at first, one line on stderr. A hook that throws
     /// ends the process.
@@ -250,10 +273,25 @@ public:
     ///        in a fork of the loop's process.
     void run_once(nanoseconds limit = forever) {
         check_caller();
-        turn(limit);
+        turn_until([] { return true; }, limit);
     }
 
-    /// Makes a turn as run_once() does, for who has called begin_run() in this thread.
+    /// Makes turns as run_once() does, until `is_over()` after one of them, for who has called begin_run().
+    /// Fails: as run_once() does, but does not ask for the thread; and with what a turner() throws.
+    template <class F>
+    void turn_until(const F& is_over, nanoseconds limit = forever) {
+        if (turner_ != nullptr) {
+            turner_->turn_until(
+                [](const void* what) { return static_cast<bool>((*static_cast<const F*>(what))()); },
+                &is_over, limit);
+            return;
+        }
+        do {
+            turn(limit);
+        } while (!is_over());
+    }
+
+    /// Makes a turn as run_once() does, for who has called begin_run() in this thread, and for a turner.
     /// Fails: as run_once() does, but does not ask for the thread.
     void turn(nanoseconds limit = forever) {
         limit = std::max(limit, nanoseconds::zero());
@@ -301,9 +339,7 @@ public:
     void run() {
         begin_run();
         stopping_ = false;
-        while (!stopping_) {
-            turn();
-        }
+        turn_until([this] { return stopping_; });
     }
     /// Ends run() after this turn.
     void stop() noexcept { stopping_ = true; }
@@ -336,8 +372,12 @@ public:
     void interrupt() noexcept { interrupted_ = true; }
 
     /// Cancels the root scope, through shields as well, and runs what is queued until nothing is, and nothing
-    /// is expected. What is started afterwards is cancelled from its first wait on.
+    /// is expected. What is started afterwards is cancelled from its first wait on. Who turns the loop leaves
+    /// it first.
     void shut_down() noexcept {
+        if (turner_ != nullptr) {
+            turner_->leave();
+        }
         abandon_if_inherited();
         root_.cancel_shielded();
         take_inbox();
@@ -579,6 +619,7 @@ private:
     scope root_;
     clock_source* clock_ = nullptr;
     wait_hook* hook_ = nullptr;
+    turner* turner_ = nullptr;
     void (*on_failure_)(std::exception_ptr) = print_detached;
     time_point last_poll_{};
     time_point last_clock_{};  // when the clock was read last, and how often that is still spared

@@ -13,6 +13,7 @@
 #include <type_traits>
 #include <utility>
 
+#include <zloop/python/asyncio_on.hpp>
 #include <zloop/python/awaitable.hpp>
 #include <zloop/python/buffer.hpp>
 #include <zloop/python/iteration.hpp>

@@ -1,4 +1,4 @@
-"""Builds the extensions that the tests of the bridge import: each once a run, whoever needs it first."""
+"""Builds what the tests of the bridge import, or run: each once a run, whoever needs it first."""
 
 from __future__ import annotations
 
@@ -28,21 +28,28 @@ def includes() -> list[str]:
 
 
 def build(source: Path, folder: Path, *flags: str) -> Path:
-    """Compile a module into `folder`; the tests of another process wait for that."""
-    folder.mkdir(exist_ok=True)
-    made = folder / f"{source.stem}{SUFFIX}"
-    with open(folder / f"{source.stem}.lock", "w") as lock:
+    """Compile a module into `folder`."""
+    return compiled(source, folder / f"{source.stem}{SUFFIX}", *(flags or ("-O1",)), "-shared")
+
+
+def build_program(source: Path, folder: Path) -> Path:
+    """Compile a program that has Python in it into `folder`."""
+    library = sysconfig.get_config_var("LIBDIR")
+    python = [
+        f"-L{library}",
+        f"-Wl,-rpath,{library}",
+        f"-lpython{sysconfig.get_config_var('LDVERSION')}",
+    ]
+    return compiled(source, folder / source.stem, "-O0", *python)
+
+
+def compiled(source: Path, made: Path, *flags: str) -> Path:
+    """Compile, or wait for the tests of another process, which do."""
+    made.parent.mkdir(exist_ok=True)
+    with open(made.parent / f"{source.stem}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not made.exists():
-            command = [
-                "g++",
-                *FLAGS,
-                *(flags or ("-O1",)),
-                *SANITIZED,
-                *includes(),
-                "-shared",
-                str(source),
-            ]
+            command = ["g++", *FLAGS, *SANITIZED, *includes(), str(source), *flags]
             done = subprocess.run(
                 [*command, "-o", str(made)],
                 env=environment_of_others(),

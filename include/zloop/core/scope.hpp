@@ -89,6 +89,11 @@ public:
     /// cancel(), through shields as well: for a loop that ends.
     void cancel_shielded() noexcept { cancel(true, false); }
 
+    /// Whether what it is part of has ended, by cancel_shielded(): nothing in it is to be asked for more.
+    bool is_over() const noexcept { return unshielded_; }
+    /// Whether nothing waits in it, and no scope is below it.
+    bool is_empty() const noexcept { return leaf_ == nullptr && first_child_ == nullptr; }
+
     /// Records the operation that this scope's tasks wait for; the operation is under way. One that
     /// cancelled the scope while it started (a callback of its own did) is asked to end at once.
     void enter(cancellable& leaf) noexcept {

@@ -67,6 +67,17 @@ public:
         }
     }
 
+    /// The first that `wanted(node)` is true of, in no order; null: none.
+    template <class F>
+    timer_node* find(F&& wanted) const {
+        for (const entry& each : entries_) {
+            if (wanted(*each.node)) {
+                return each.node;
+            }
+        }
+        return nullptr;
+    }
+
     /// Puts `node`, not armed yet, in its place. O(log n).
     /// Fails: throws std::bad_alloc, and then changed nothing.
     void insert(timer_node& node, time_point deadline) {

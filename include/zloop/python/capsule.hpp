@@ -28,19 +28,34 @@ namespace detail {
 inline constexpr const char* capsule_name = "zloop._zloop._bridge";
 inline constexpr const char* capsule_attribute = "_bridge";
 
+/// The name of the capsule that is a loop to put asyncio on.
+inline constexpr const char* lent_name = "zloop::loop";
+
+/// A C++ loop, and the scope in it of what belongs to its asyncio loop; or neither.
+struct loop_below {
+    loop* on = nullptr;
+    scope* within = nullptr;
+};
+
 /// What the capsule has. The first two never move.
 struct core {
-    static constexpr unsigned current = 1;
+    static constexpr unsigned current = 2;
 
     unsigned version;
     std::uint64_t layout;
     const char* zloop_version;
 
-    /// The loop below one of zloop.Loop; null: it is another one, or closed.
-    loop* (*loop_of)(const core& self, PyObject* asyncio_loop) noexcept;
+    /// The loop below one of zloop.Loop; none: it is another one, or closed.
+    loop_below (*loop_of)(const core& self, PyObject* asyncio_loop) noexcept;
     /// The zloop.Loop that turns in this thread; null: none. Borrowed. asyncio's own function is a system
     /// call up to 3.12, half of what it costs to await a task that is ready.
     PyObject* (*running)(const core& self) noexcept;
+    /// A new zloop.Loop on a loop that stays its owner's; null, and the error is set.
+    PyObject* (*make_on)(const core& self, loop& lent) noexcept;
+    /// Runs such a loop until `is_over(what)` after a turn, of at most `limit`, or its stop(). False: the
+    /// error is set, what a callback has raised to end the program, say.
+    bool (*run)(const core& self, PyObject* asyncio_loop, bool (*is_over)(const void* what), const void* what,
+                nanoseconds limit) noexcept;
 };
 
 /// FNV-1a of all that an extension and the module must have alike.

@@ -263,8 +263,8 @@ private:
 
     /// What all extensions have alike, and all that says whose it is.
     struct own_scope : scope {
-        own_scope(loop& on, driver& mine) noexcept
-            : scope(&on.root_scope(), extended()), mark(&mark_of_scopes), of(&mine) {}
+        own_scope(scope& above, driver& mine) noexcept
+            : scope(&above, extended()), mark(&mark_of_scopes), of(&mine) {}
         const void* mark;
         driver* of;
     };
@@ -436,11 +436,11 @@ inline bool driver::begin() noexcept {
         on_ = here.on;
         host_ = here.host;
         thread_ = PyThread_get_thread_ident();
+        within_.emplace(*here.within, *this);
     } catch (...) {
         set_error(std::current_exception(), home_.cancelled_error.get());
         return false;
     }
-    within_.emplace(*on_, *this);
     bottom = &kind_.promise(frame_.address());
     on_->enlist(*this);
     kind_.begin(frame_.address(), {on_, &*within_}, *this);
@@ -1082,7 +1082,7 @@ inline void waiter::take_outcome(interpreter& home, PyObject* task) noexcept {
 /// The scope is cancelled, in a turn of C++ or in a step: the awaitable is told, and answers in its time.
 inline void waiter::stop(cancellable& leaf) noexcept {
     auto& self = static_cast<waiter&>(leaf);
-    const bool is_end = self.around_.on->root_scope().cancelled();
+    const bool is_end = self.around_.within->is_over();
     switch (self.phase_) {
         case phase::sending: self.wants_cancel_ = !self.driver_->is_told_; break;
         case phase::delegated:

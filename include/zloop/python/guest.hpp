@@ -255,18 +255,19 @@ private:
 /// Where C++ runs in an asyncio loop.
 struct place {
     loop* on = nullptr;
-    guest* host = nullptr;  // of a loop that is not zloop's
+    scope* within = nullptr;  // what ends with the asyncio loop
+    guest* host = nullptr;    // of a loop that is not zloop's
 };
 
 /// Fails: throws what package() and guest::of() do; RuntimeError for a closed loop.
 inline place place_in(interpreter& home, PyObject* asyncio_loop) {
     if (const core* const package = home.package()) {
-        if (loop* const on = package->loop_of(*package, asyncio_loop)) {
-            return {on, nullptr};
+        if (const loop_below found = package->loop_of(*package, asyncio_loop); found.on != nullptr) {
+            return {found.on, found.within, nullptr};
         }
     }
     guest& found = guest::of(home, asyncio_loop);
-    return {&found.on(), &found};
+    return {&found.on(), &found.on().root_scope(), &found};
 }
 
 }  // namespace detail
