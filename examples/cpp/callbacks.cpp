@@ -1,5 +1,5 @@
-// A loop without coroutines: ops that are queued, a timer, an op that another thread posts; and a hook around
-// each wait, where a program that has a big lock lets go of it.
+// A loop without coroutines: ops that are queued, a timer, an op that another thread posts; a turner around
+// each run, where a program takes its big lock, and a hook around each wait, where it lets go of it.
 
 #include <atomic>
 #include <cstdio>
@@ -51,9 +51,26 @@ struct counting_hook : zloop::wait_hook {
     int after = 0;
 };
 
+struct locked_turner : zloop::turner {
+    explicit locked_turner(zloop::loop& turned) : on(turned) { on.use_turner(this); }
+    ~locked_turner() { leave(); }
+
+    void turn_until(bool (*is_over)(const void*), const void* what, zloop::nanoseconds limit) override {
+        ++runs;  // here the lock would be taken
+        do {
+            on.turn(limit);
+        } while (!is_over(what));
+    }
+    void leave() noexcept override { on.use_turner(nullptr); }
+
+    zloop::loop& on;
+    int runs = 0;
+};
+
 int main() {
     counting_hook hook;  // outlives the loop
     zloop::loop loop;
+    locked_turner turner(loop);
     loop.use_wait_hook(&hook);
     note first('a');
     note second('b');
@@ -74,6 +91,7 @@ int main() {
     other.join();
 
     std::printf("%s after %d waits\n", seen.c_str(), hook.after);
-    const bool good = seen == "ab!c" && hook.before == hook.after && hook.after > 0 && !never.armed();
+    const bool good =
+        seen == "ab!c" && turner.runs == 1 && hook.before == hook.after && hook.after > 0 && !never.armed();
     return good ? EXIT_SUCCESS : EXIT_FAILURE;
 }

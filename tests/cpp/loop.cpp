@@ -580,6 +580,52 @@ TEST_CASE("a wait that fails throws, and what was ready stays so", "[loop]") {
     CHECK(on.ready().empty());
 }
 
+namespace {
+
+// What is around the runs of a loop, and is told of its end.
+struct framed_turner : turner {
+    explicit framed_turner(loop& turned) : on(turned) { on.use_turner(this); }
+
+    void turn_until(bool (*is_over)(const void*), const void* what, nanoseconds limit) override {
+        seen += '(';
+        do {
+            on.turn(limit);
+            seen += '.';
+        } while (!is_over(what));
+        seen += ')';
+    }
+    void leave() noexcept override {
+        seen += '!';
+        on.use_turner(nullptr);
+    }
+
+    loop& on;
+    std::string seen;
+};
+
+}  // namespace
+
+TEST_CASE("who turns a loop in its place is around each run, and leaves when it ends", "[loop]") {
+    virtual_loop on;
+    framed_turner by(on);
+    callback second([&] { on.stop(); });
+    callback first([&] { on.push(second); });
+
+    on.push(first);
+    on.run();
+    CHECK(std::exchange(by.seen, "") == "(..)");
+
+    on.run_once(0ns);
+    CHECK(std::exchange(by.seen, "") == "(.)");
+
+    CHECK(run(on, [](int answer) -> task<int> { co_return answer; }(42)) == 42);
+    CHECK(std::exchange(by.seen, "") == "(.)");
+
+    on.shut_down();
+    CHECK(by.seen == "!");
+    CHECK(on.turned_by() == nullptr);
+}
+
 TEST_CASE("the loop counts turns, ops, polls and waits", "[loop]") {
     virtual_loop on;
     callback ready([] {});

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -12,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from helpers import ROOT, environment_of_others
+from helpers import ROOT, environment, environment_of_others
 
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 SANITIZED = os.environ.get("ZLOOP_BRIDGE_FLAGS", "").split()  # what tools/sanitize adds
@@ -45,7 +46,7 @@ def build_program(source: Path, folder: Path) -> Path:
 
 def compiled(source: Path, made: Path, *flags: str) -> Path:
     """Compile, or wait for the tests of another process, which do."""
-    made.parent.mkdir(exist_ok=True)
+    made.parent.mkdir(parents=True, exist_ok=True)
     with open(made.parent / f"{source.stem}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not made.exists():
@@ -58,6 +59,37 @@ def compiled(source: Path, made: Path, *flags: str) -> Path:
             )
             assert done.returncode == 0, done.stderr[-8000:]
     return made
+
+
+def installed(project: Path, folder: Path) -> Path:
+    """Make a wheel of a project, outside of the tree, and install it into a folder of its own."""
+    where = folder / f"{project.name}-installed"
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / f"{project.name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not where.exists():
+            copied = folder / project.name
+            shutil.copytree(project, copied)
+            pip = [
+                sys.executable,
+                "-m",
+                "pip",
+                "install",
+                "-q",
+                "--no-build-isolation",
+                "--no-deps",
+            ]
+            quick = "-Csetup-args=-Doptimization=0"
+            done = subprocess.run(
+                [*pip, quick, "--target", f"{where}.new", str(copied)],
+                env=environment(**environment_of_others()),
+                cwd=folder,
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+            Path(f"{where}.new").rename(where)
+    return where
 
 
 def load(path: Path) -> ModuleType:

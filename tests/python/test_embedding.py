@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -128,11 +129,49 @@ def test_hooks_clock_and_signals_stay_the_owner_s(command) -> None:
     ]
 
 
+# A C++ server whose handlers are functions of Python: examples/extension/embedding.
+
+SCRIPT = """
+import asyncio
+
+ticks = 0
+
+async def main():
+    global ticks
+    try:
+        while True:
+            await asyncio.sleep(0.001)
+            ticks += 1
+    finally:
+        await asyncio.sleep(0)
+        print("the end", flush=True)
+
+async def slowly(line):
+    await asyncio.sleep(0.01)
+    if line == "slowly raise":
+        raise LookupError(line)
+    return f"{line}, by {asyncio.current_task() is not None}"
+
+def answer(line):
+    if line == "raise":
+        raise KeyError(line)
+    if line == "ticks":
+        return ticks > 5
+    return slowly(line) if line.startswith("slowly") else f"{line}, at once"
+"""
+
+
 @pytest.fixture
-def server(command: tuple[Path, dict[str, str]]) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    program, around = command
+def server(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    source = ROOT / "examples" / "extension" / "embedding" / "embedding.cpp"
+    folder = bridge_build.folder_of_the_run(tmp_path_factory) / "example"
+    program = bridge_build.build_program(source, folder)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    around = environment(PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
     with subprocess.Popen(
-        [program, "python_handles"], env=around, stdout=subprocess.PIPE, text=True
+        [program, tmp_path / "script.py"], env=around, stdout=subprocess.PIPE, text=True
     ) as process:
         try:
             assert process.stdout is not None
@@ -143,18 +182,22 @@ def server(command: tuple[Path, dict[str, str]]) -> Iterator[tuple[subprocess.Po
 
 def test_a_cpp_server_s_handlers_are_functions_of_python_async_or_not(server) -> None:
     process, port = server
-    with socket.create_connection(("127.0.0.1", port), PATIENCE) as peer:
-        lines = peer.makefile("rw", newline="\n")
+    with (
+        socket.create_connection(("127.0.0.1", port), PATIENCE) as peer,
+        peer.makefile("rw", newline="\n") as lines,
+    ):
 
         def ask(line: str) -> str:
             lines.write(f"{line}\n")
             lines.flush()
             return lines.readline().rstrip("\n")
 
-        assert ask("one") == "one at once"
-        assert ask("slowly two") == "slowly two, in a while True"
-        assert ask("raise") == "it has raised"
-        assert ask("slowly raise") == "LookupError"
-        assert ask("end") == "end at once"
+        assert ask("one") == "one, at once"
+        assert ask("slowly two") == "slowly two, by True"
+        assert ask("raise").startswith("error: KeyError")
+        assert ask("slowly raise").startswith("error: LookupError")
+        assert ask("ticks") == "True"
+        process.send_signal(signal.SIGTERM)
+        assert lines.readline() == ""
     assert process.wait(PATIENCE) == 0
-    assert process.stdout.read() == "True\n"
+    assert process.stdout.read() == "the end\n"

@@ -186,9 +186,23 @@ TEST_CASE("below a scope that was cancelled for good, a shield protects from not
     root.cancel_shielded();
     scope ending(&root);
     scope shielded(&ending, shielding::shielded);
+    scope other;
+    other.cancel();
 
     CHECK(ending.cancelled());
     CHECK(shielded.cancelled());
+    CHECK(shielded.is_over());
+    CHECK_FALSE(other.is_over());
+}
+
+TEST_CASE("a scope is empty when nothing waits in it and none is below it", "[scope]") {
+    scope root;
+    {
+        scope child(&root);
+        CHECK(child.is_empty());
+        CHECK_FALSE(root.is_empty());
+    }
+    CHECK(root.is_empty());
 }
 
 TEST_CASE("a shielded scope is reached by its own cancel, not by that of the scopes above", "[scope]") {

@@ -35,6 +35,16 @@ TEST_CASE("timers come out by deadline", "[timer]") {
     CHECK(heap.empty());
 }
 
+TEST_CASE("a timer is found by what it is", "[timer]") {
+    timer_heap heap;
+    armed_node one, other;
+    heap.insert(one, at(1s));
+    heap.insert(other, at(2s));
+
+    CHECK(heap.find([&](timer_node& node) { return &node == &other; }) == &other);
+    CHECK(heap.find([](timer_node&) { return false; }) == nullptr);
+}
+
 TEST_CASE("equal deadlines come out in the order of arming", "[timer]") {
     timer_heap heap;
     std::vector<armed_node> nodes(100);

@@ -9,10 +9,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
-#include <memory>
 #include <optional>
 #include <string>
-#include <thread>
+#include <string_view>
+#include <utility>
 
 namespace zp = zloop::python;
 using namespace std::chrono_literals;
@@ -315,104 +315,24 @@ void owners() {
     say(hook.waits > before ? "and afterwards" : "and not afterwards");
 }
 
-/// A server of C++ whose answers are Python's: functions, or coroutines.
-task<> serve(zloop::stream peer, object handler) {
-    zloop::buffered_reader reader(peer);
-    for (;;) {
-        auto line = co_await reader.read_line();
-        if (!line || line->empty()) {
-            co_return;
-        }
-        std::string answer;
-        try {
-            const object words =
-                checked(PyUnicode_FromStringAndSize(line->data(), static_cast<Py_ssize_t>(line->size())));
-            object given = object::steal(PyObject_CallOneArg(handler.get(), words.get()));
-            if (!given) {
-                PyErr_Clear();
-                throw std::runtime_error("it has raised");
-            }
-            if (PyCoro_CheckExact(given.get())) {
-                given = co_await zp::await(std::move(given));
-            }
-            answer = text(given) + "\n";
-        } catch (const zp::raised& failure) {
-            answer = name_of(failure) + "\n";
-        } catch (const std::exception& failure) {
-            answer = std::string(failure.what()) + "\n";
-        }
-        if (!co_await zloop::write_all(peer, std::as_bytes(std::span(answer)))) {
-            co_return;
-        }
-    }
-}
-task<> listen(zloop::loop& on, object handler) {
-    zloop::listener listening = zloop::listener::bind(on, zloop::address::loopback()).value();
-    say("port " + std::to_string(listening.local_address().port()));
-    zloop::nursery connections(co_await zloop::current_context());
-    while (auto peer = co_await listening.accept()) {
-        connections.spawn(serve(std::move(peer->socket), handler));
-    }
-    connections.cancel();
-    co_await connections.join();
-}
-
-void python_handles() {
-    zloop::loop loop;
-    zp::asyncio_on asyncio(loop);
-    set("loop", asyncio.loop());
-    execute(R"(
-import asyncio, threading
-count = 0
-async def beside():
-    global count
-    while True:
-        await asyncio.sleep(0.001)
-        count += 1
-async def slowly(line):
-    await asyncio.sleep(0.01)
-    if line == "slowly raise":
-        raise LookupError(line)
-    return f"{line}, in a while {asyncio.current_task() is not None}"
-def handle(line):
-    if line == "end":
-        loop.stop()
-    if line == "raise":
-        raise KeyError(line)
-    return slowly(line) if line.startswith("slowly") else f"{line} at once"
-)");
-    const object beside = asyncio.start(evaluate("beside()"));
-    zloop::job<> listening(loop, listen(loop, evaluate("handle")));
-    loop.run();
-    listening.cancel();
-    while (!listening.done()) {
-        loop.run_once();
-    }
-    say(text(evaluate("count > 5")));
-}
-
 }  // namespace
 
 int main(int, char** words) {
-    const std::string_view scenario = words[1];
+    constexpr std::pair<std::string_view, void (*)()> scenarios[] = {
+        {"python_runs", python_runs},
+        {"cpp_runs", cpp_runs},
+        {"exceptions", exceptions},
+        {"closes", closes},
+        {"python_closes", python_closes},
+        {"loop_ends_first", loop_ends_first},
+        {"threads", threads},
+        {"owners", owners},
+    };
     Py_InitializeEx(0);
-    if (scenario == "python_runs")
-        python_runs();
-    if (scenario == "cpp_runs")
-        cpp_runs();
-    if (scenario == "exceptions")
-        exceptions();
-    if (scenario == "closes")
-        closes();
-    if (scenario == "python_closes")
-        python_closes();
-    if (scenario == "loop_ends_first")
-        loop_ends_first();
-    if (scenario == "threads")
-        threads();
-    if (scenario == "owners")
-        owners();
-    if (scenario == "python_handles")
-        python_handles();
+    for (const auto& [name, scenario] : scenarios) {
+        if (name == words[1]) {
+            scenario();
+        }
+    }
     return Py_FinalizeEx() == 0 ? 0 : 1;
 }
