@@ -114,6 +114,10 @@ bench-redis: $(venv)/zloop  ## the Redis client of examples/extension/resp, redi
 	@pip install -q --disable-pip-version-check --group redis
 	$(venv)/bin/python bench/redis_clients.py
 
+.PHONY: bench-http-extension
+bench-http-extension: $(venv)/zloop  ## plaintext of examples/extension/http beside the raw floor, with wrk: 1 minute
+	$(venv)/bin/python bench/http_extension.py
+
 .PHONY: lint
 lint: $(venv)/zloop  ## spacing, habits, types
 	ruff check
