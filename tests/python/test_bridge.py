@@ -604,7 +604,9 @@ async def test_an_error_that_is_a_value_keeps_who_enters_outside(loop: Any, cpp:
 
 def test_what_is_entered_and_iterated_has_its_type_in_signatures(cpp: Any) -> None:
     assert "Coroutine[typing.Any, typing.Any, bridged.Visit]" in cpp.Visit.__aenter__.__doc__
-    assert "Coroutine[typing.Any, typing.Any, None]" in cpp.Visit.__aexit__.__doc__  # swallows nothing
+    assert (
+        "Coroutine[typing.Any, typing.Any, None]" in cpp.Visit.__aexit__.__doc__
+    )  # swallows nothing
     assert "-> collections.abc.AsyncIterator[int]" in cpp.Source.__aiter__.__doc__
 
 
