@@ -1,6 +1,7 @@
 """Measures the C++ library: beside asio, and beside the raw C epoll server, in interleaved runs.
 
     python bench/cxx.py scheduling   what awaiting, spawning, timers and channels cost
+    python bench/cxx.py timeouts     with_timeout around operations, and a runtime of two loops
     python bench/cxx.py echo         TCP echo of 1 KiB: the floor, zloop on each backend, asio
     python bench/cxx.py compile      what the umbrella header costs a compile
     python bench/cxx.py memory       bytes of a sleeping task and of an idle connection
@@ -48,6 +49,10 @@ ECHO_BARS = [
 def scheduling(rounds: int) -> None:
     program = native.cxx_program("scheduling", "scheduling_asio", "scheduling_zloop")
     subprocess.run([program, str(rounds)], check=True)
+
+
+def timeouts(rounds: int) -> None:
+    subprocess.run([native.cxx_program("timeouts"), str(rounds)], check=True)
 
 
 def has_uring(program: str) -> bool:
@@ -181,7 +186,7 @@ def memory(rounds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    names = ["scheduling", "echo", "compile", "memory"]
+    names = ["scheduling", "timeouts", "echo", "compile", "memory"]
     parser.add_argument("names", nargs="*", choices=[*names, []])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each echo measurement")
@@ -192,6 +197,8 @@ def main() -> None:
             scheduling(arguments.rounds)
         else:
             print("scheduling needs asio.hpp (libasio-dev)")
+    if "timeouts" in chosen:
+        timeouts(arguments.rounds)
     if "echo" in chosen:
         echo(arguments.rounds, arguments.seconds)
     if "compile" in chosen:

@@ -21,7 +21,8 @@ from headers import ROOT, Header, Name
 # What the pages are called in the table of contents, and the headers in each.
 CHAPTERS = {
     "Loop and time": "loop sleep core/timer testing config",
-    "Tasks": "task job nursery when cancel sync channel offload backtrace",
+    "Tasks": "task job nursery when cancel sync channel generator async_generator backtrace",
+    "Threads": "offload thread_channel on runtime",
     "Streams and sockets": "address socket listener datagram pipe foreign_stream watch connect resolve",
     "Messages and bytes": "stream buffered_reader copy send_file",
     "TLS": "tls tls/context tls/error",

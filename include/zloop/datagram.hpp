@@ -10,6 +10,7 @@
 
 #include <zloop/kernel/attempt.hpp>  // datagram
 #include <zloop/wait/io_awaiter.hpp>
+#include <zloop/wait/operation.hpp>
 #include <zloop/wait/socket_base.hpp>
 
 namespace zloop {
@@ -39,12 +40,18 @@ struct datagram_options {
 
 namespace detail {
 
+template <>
+inline constexpr bool is_lent<result<lent_datagram>> = true;
+
 class receive_datagram_awaiter : public io_awaiter<> {
 public:
     receive_datagram_awaiter(backend& kernel, descriptor on) noexcept
         : io_awaiter(kernel, opcode::receive, on) {
         name = peer_.data();
         name_size = address::capacity();
+    }
+    receive_datagram_awaiter(receive_datagram_awaiter&& other) noexcept : io_awaiter(std::move(other)) {
+        name = peer_.data();
     }
 
     result<lent_datagram> await_resume() noexcept {
@@ -67,6 +74,9 @@ public:
         size = buffer.size();
         name = peer_.data();
         name_size = address::capacity();
+    }
+    receive_from_awaiter(receive_from_awaiter&& other) noexcept : io_awaiter(std::move(other)) {
+        name = peer_.data();
     }
 
     result<received> await_resume() noexcept {
@@ -93,6 +103,11 @@ public:
         parts = &buffer_;
         part_count = 1;
         now_or_never = peer.family() == AF_UNIX;
+    }
+    send_to_awaiter(send_to_awaiter&& other) noexcept
+        : io_awaiter(std::move(other)), peer_(other.peer_), buffer_(other.buffer_) {
+        name = peer_.data();
+        parts = &buffer_;
     }
 
     result<std::size_t> await_resume() noexcept { return moved(); }

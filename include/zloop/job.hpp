@@ -5,6 +5,7 @@
 
 #include <zloop/backtrace.hpp>
 #include <zloop/task.hpp>
+#include <zloop/wait/operation.hpp>
 
 namespace zloop {
 
@@ -32,6 +33,17 @@ public:
 
     /// The same from within a task; cancelled when that is: `job<> child(co_await current_context(), f());`
     job(const context& here, task<T> work) : job(*here.on, *here.within, std::move(work)) {}
+
+    /// The same for any other operation, where its result is the job's.
+    template <detail::other_operation A>
+        requires std::same_as<detail::kept_type<awaited_type<A>>, T>
+    job(loop& on, scope& parent, A work) : job(on, parent, as_task(std::move(work))) {}
+    template <detail::other_operation A>
+        requires std::same_as<detail::kept_type<awaited_type<A>>, T>
+    job(loop& on, A work) : job(on, as_task(std::move(work))) {}
+    template <detail::other_operation A>
+        requires std::same_as<detail::kept_type<awaited_type<A>>, T>
+    job(const context& here, A work) : job(here, as_task(std::move(work))) {}
 
     /// Ends the process if the task has not ended.
     ~job() {
@@ -76,6 +88,8 @@ public:
     public:
         /// Will wait for `joined`.
         explicit joiner(job& joined) noexcept : op(&joiner::go_on), joined_(joined) {}
+        /// The same, for what awaits it instead; `other` has not begun.
+        joiner(joiner&& other) noexcept : joiner(other.joined_) {}
 
         bool await_ready() const noexcept { return joined_.done() && joined_.waiter_ == nullptr; }
         template <task_promise P>
@@ -129,6 +143,11 @@ private:
     phase phase_ = phase::queued;
 };
 
+template <class Place, detail::other_operation A>
+job(Place&&, A) -> job<detail::kept_type<awaited_type<A>>>;
+template <detail::other_operation A>
+job(loop&, scope&, A) -> job<detail::kept_type<awaited_type<A>>>;
+
 namespace detail {
 
 class spawned final : op {
@@ -155,18 +174,31 @@ private:
 
 /// Starts a task that nobody joins, in the loop's next turn; it ends by itself or when the loop shuts down.
 ///
-/// Fails:   throws std::bad_alloc, and has started nothing. An exception of the task goes to the loop's
-///          failure hook, unless it says that the task was cancelled.
+/// Fails:   throws std::bad_alloc, std::logic_error for an empty task, and has started nothing. An exception
+///          of the task goes to the loop's failure hook, unless it says that the task was cancelled.
 /// Owns:    the task, until it has ended.
 /// Thread:  that of the loop.
 /// Example: examples/cpp/udp_query.cpp
 inline void spawn(loop& on, task<void> work) { static_cast<void>(new detail::spawned(on, std::move(work))); }
 
-/// The same for what `function()` gives; `function` is kept until its end: `spawn(on, [text]() -> task<>
-/// {…})`.
-template <task_function<void> F>
-void spawn(loop& on, F function) {
-    spawn(on, co_invoke(std::move(function)));
+/// The same for a task or another operation that gives a result<void>: its error is a failure, thrown as
+/// std::system_error.
+template <detail::child_operation A>
+    requires(!std::same_as<A, task<void>>)
+void spawn(loop& on, A work) {
+    if constexpr (detail::is_task<A>) {
+        work.require();
+    }
+    spawn(on, detail::as_child(std::move(work)));
+}
+
+/// The same for what `function(arguments...)` gives; all of these are kept until its end, as by co_invoke():
+/// `spawn(on, serve, std::move(socket), std::move(name))`, `spawn(on, [text]() -> task<> {…})`.
+/// Example: examples/cpp/operations.cpp
+template <class F, class... Arguments>
+    requires detail::child_function<F, Arguments...>
+void spawn(loop& on, F function, Arguments... arguments) {
+    spawn(on, co_invoke(std::move(function), std::move(arguments)...));
 }
 
 /// Turns the loop until `work` is done, and gives its result. What else is on the loop stays there.
@@ -197,6 +229,16 @@ template <class T>
 T run(task<T> work) {
     loop own;
     return run(own, std::move(work));
+}
+
+/// The same for any other operation, on a loop that is there or on one of its own.
+template <detail::other_operation A>
+auto run(loop& on, A work) {
+    return run(on, as_task(std::move(work)));
+}
+template <detail::other_operation A>
+auto run(A work) {
+    return run(as_task(std::move(work)));
 }
 
 }  // namespace zloop

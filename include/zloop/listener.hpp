@@ -25,6 +25,9 @@ public:
         name = peer_.data();
         name_size = address::capacity();
     }
+    accept_awaiter(accept_awaiter&& other) noexcept : io_awaiter(std::move(other)), on_(other.on_) {
+        name = peer_.data();
+    }
 
     result<zloop::accepted> await_resume() noexcept {
         if (const int failure = finish()) {
@@ -53,6 +56,24 @@ struct listen_options {
     bool only_v6 = false;       ///< an IPv6 listener takes no IPv4 peers (as ::ffff:127.0.0.1), on any system
 };
 
+namespace detail {
+
+/// A socket that listens, in service of no loop.
+inline result<fd> listen_at(const address& where, const listen_options& options) noexcept {
+    fd made = make_socket(where.family(), SOCK_STREAM);
+    const bool bound = made &&
+                       prepare_to_bind(made.get(), where.family(), options.reuse_address, options.reuse_port,
+                                       options.only_v6) &&
+                       ::bind(made.get(), where.data(), where.size()) == 0 &&
+                       ::listen(made.get(), options.backlog) == 0;
+    if (!bound) {
+        return system_error_code(errno);
+    }
+    return made;
+}
+
+}  // namespace detail
+
 /// A listening socket.
 ///
 /// Owns:    the descriptor; closing or destroying the listener ends what waits on it with operation_canceled.
@@ -71,16 +92,11 @@ public:
     /// Example: examples/cpp/echo_server.cpp
     static result<listener> bind(loop& on, const address& where,
                                  const listen_options& options = {}) noexcept {
-        fd made = detail::make_socket(where.family(), SOCK_STREAM);
-        const bool bound = made &&
-                           detail::prepare_to_bind(made.get(), where.family(), options.reuse_address,
-                                                   options.reuse_port, options.only_v6) &&
-                           ::bind(made.get(), where.data(), where.size()) == 0 &&
-                           ::listen(made.get(), options.backlog) == 0;
-        if (!bound) {
-            return system_error_code(errno);
+        auto made = detail::listen_at(where, options);
+        if (!made) {
+            return made.error();
         }
-        return adopt(on, std::move(made));
+        return adopt(on, std::move(*made));
     }
 
     /// Takes a listening, non-blocking socket into service of `on`.

@@ -7,14 +7,17 @@
 
 #include <algorithm>
 #include <atomic>
+#include <concepts>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
 #include <memory>
 #include <stdexcept>
+#include <type_traits>
 #include <utility>
 
 #include <zloop/core/fork.hpp>
+#include <zloop/core/frame_pool.hpp>
 #include <zloop/core/scope.hpp>
 #include <zloop/core/timer.hpp>
 #include <zloop/kernel/backend.hpp>
@@ -164,6 +167,14 @@ public:
     /// Owns: nothing: `node` lives until it has run.
     void push(op& node) noexcept { ready_.push(node); }
 
+    /// Takes `node` back, which push() or a timer has queued, and which has not run. O(n).
+    void withdraw(op& node) noexcept {
+        op* const before = ready_.remove(node);
+        if (turn_end_ == &node) {
+            turn_end_ = before;  // null: the op that is running is the turn's last
+        }
+    }
+
     /// Queues `node` from any thread, and wakes the loop when it sleeps. The loop lives until `node` has run.
     ///
     /// Owns:   nothing: `node` lives until it has run, which it may have done before this returns.
@@ -189,6 +200,18 @@ public:
                 wakers_.fetch_sub(1, std::memory_order_relaxed);
             }
         }
+    }
+
+    /// Calls `function()`, which may be of a type that only moves, in a turn of the loop; from any thread.
+    /// What it throws goes to the failure hook. A loop that ends calls what was posted before.
+    ///
+    /// Fails:  throws std::bad_alloc, and has posted nothing.
+    /// Owns:   `function`, which is destroyed on the loop's thread.
+    /// Thread: any.
+    template <std::invocable F>
+        requires(!std::is_base_of_v<op, F>)
+    void post(F function) {
+        post(static_cast<op&>(*new posted_call<F>(*this, std::move(function))));
     }
 
     /// Queues `node` for the next turn, behind all that this one queues: where the kernel's events of that
@@ -594,19 +617,45 @@ private:
 
     void run_ready() noexcept {
         ++stats_.turns;
-        const op* const last = ready_.back();
-        bool more = last != nullptr;
-        while (more && !interrupted_) {
+        turn_end_ = ready_.back();
+        while (turn_end_ != nullptr && !interrupted_) {
             op& next = ready_.pop();
-            more = &next != last;
+            if (&next == turn_end_) {
+                turn_end_ = nullptr;
+            }
             ++stats_.ops;
             next.run(next);
         }
+        turn_end_ = nullptr;
     }
 
     static void print_detached(std::exception_ptr failure) noexcept {
         detail::print_failure("a detached task failed", std::move(failure));
     }
+
+    template <class F>
+    class posted_call final : public op {
+    public:
+        posted_call(loop& on, F&& called) : op(&posted_call::call), on_(on), function_(std::move(called)) {}
+
+        static void* operator new(std::size_t size) { return detail::frame_pool::allocate(size); }
+        static void operator delete(void* memory, std::size_t size) noexcept {
+            detail::frame_pool::release(memory, size);
+        }
+
+    private:
+        static void call(op& node) noexcept {
+            const std::unique_ptr<posted_call> self(static_cast<posted_call*>(&node));
+            try {
+                self->function_();
+            } catch (...) {
+                self->on_.report(std::current_exception());
+            }
+        }
+
+        loop& on_;
+        F function_;
+    };
 
     struct doom final : op {
         doom() noexcept : op([](op&) noexcept { std::abort(); }) {}
@@ -614,6 +663,7 @@ private:
 
     std::unique_ptr<zloop::backend> backend_;
     op_queue ready_;
+    const op* turn_end_ = nullptr;  // the last op of the turn that runs; null: that one runs, or no turn does
     op_queue behind_;
     timer_heap timers_;
     scope root_;

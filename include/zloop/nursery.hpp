@@ -10,6 +10,7 @@
 #include <zloop/core/frame_pool.hpp>
 #include <zloop/error.hpp>
 #include <zloop/task.hpp>
+#include <zloop/wait/operation.hpp>
 
 namespace zloop {
 
@@ -50,17 +51,23 @@ public:
         on_->push(*fresh);
     }
 
-    /// The same; an error is a failure, thrown as std::system_error.
-    void spawn(task<result<void>> work) {
-        work.require();
-        spawn(raise(std::move(work)));
+    /// The same for a task or another operation that gives a result<void>; an error is a failure, thrown as
+    /// std::system_error.
+    template <detail::child_operation A>
+        requires(!std::same_as<A, task<void>>)
+    void spawn(A work) {
+        if constexpr (detail::is_task<A>) {
+            work.require();
+        }
+        spawn(detail::as_child(std::move(work)));
     }
 
-    /// The same for what `function()` gives; `function` is kept until its end:
-    /// `children.spawn([text]() -> task<> {…})`.
-    template <std::invocable F>
-    void spawn(F function) {
-        spawn(co_invoke(std::move(function)));
+    /// The same for what `function(arguments...)` gives; all of these are kept until its end, as by
+    /// co_invoke(): `children.spawn(serve, std::move(socket))`, `children.spawn([text]() -> task<> {…})`.
+    template <class F, class... Arguments>
+        requires detail::child_function<F, Arguments...>
+    void spawn(F function, Arguments... arguments) {
+        spawn(co_invoke(std::move(function), std::move(arguments)...));
     }
 
     /// How many tasks have not ended.
@@ -75,6 +82,8 @@ public:
     public:
         /// Will wait for the tasks of `joined`.
         explicit joiner(nursery& joined) noexcept : op(&joiner::go_on), joined_(joined) {}
+        /// The same, for what awaits it instead; `other` has not begun.
+        joiner(joiner&& other) noexcept : joiner(other.joined_) {}
 
         bool await_ready() const noexcept { return joined_.size_ == 0; }
         template <task_promise P>
@@ -157,8 +166,6 @@ private:
         scope own;
         task<void> work;
     };
-
-    static task<void> raise(task<result<void>> work) { (co_await std::move(work)).value(); }
 
     /// Takes the failure of a task that has ended, if it failed.
     void settle(task<void>& ended) noexcept {

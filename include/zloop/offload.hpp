@@ -48,11 +48,10 @@ public:
     crew(const crew&) = delete;
     crew& operator=(const crew&) = delete;
 
-    /// Waits for what runs. Nothing is queued any more: who waits would still hold the pool.
+    /// Waits for what runs, and for what was posted. No task waits: it would still hold the pool.
     ~crew() {
         {
             const std::lock_guard guard(mutex_);
-            assert(first_ == nullptr);
             closing_ = true;
         }
         changed_.notify_all();
@@ -160,8 +159,8 @@ private:
 
 /// Threads for blocking work, shared by as many loops as like to.
 ///
-/// Owns:    its threads, started when there is work for them. Destroying a pool waits for what they do; no
-///          task waits for the pool any more.
+/// Owns:    its threads, started when there is work for them. Destroying a pool waits for what they do, and
+///          for what was posted; no task waits for the pool any more.
 /// Thread:  any; the loops that use it may be on different ones.
 /// Example: examples/cpp/offload.cpp
 class offload_pool {
@@ -190,6 +189,30 @@ public:
         return *new offload_pool(most_threads, false);
     }
 
+    /// Calls `function()`, which may be of a type that only moves, on one of the threads; nobody waits for
+    /// it. What it throws ends the process, as that of a std::thread does.
+    ///
+    /// Fails:  throws std::bad_alloc, and std::system_error where there is no thread at all.
+    /// Owns:   `function`, which is destroyed there.
+    /// Thread: any.
+    template <std::invocable F>
+    void post(F function) {
+        struct posted final : detail::chore {
+            explicit posted(F&& called)
+                : chore([](detail::chore& begun) noexcept {
+                      const std::unique_ptr<posted> self(static_cast<posted*>(&begun));
+                      self->work();
+                  }),
+                  work(std::move(called)) {}
+            F work;
+        };
+        auto fresh = std::make_unique<posted>(std::move(function));
+        if (const auto error = crew().submit(*fresh)) {
+            throw std::system_error(error);
+        }
+        static_cast<void>(fresh.release());
+    }
+
     /// Gives the threads, for awaitables; in a fork, new ones.
     /// Fails: throws std::bad_alloc, in a fork.
     detail::crew& crew() {
@@ -215,6 +238,9 @@ private:
     const bool joined_;
     std::atomic<detail::crew*> crew_ = nullptr;
 };
+
+/// The same, for who posts to it more than he awaits.
+using thread_pool = offload_pool;
 
 /// Gives the process' own pool, a lasting one of 16 threads at most.
 /// Thread: any.
@@ -280,6 +306,12 @@ public:
           chore(&offload_awaiter::perform),
           pool_(pool),
           work_(std::move(work)) {}
+    offload_awaiter(offload_awaiter&& other) noexcept(std::is_nothrow_move_constructible_v<F>)
+        : op(&offload_awaiter::arrive),
+          cancellable(&offload_awaiter::stop),
+          chore(&offload_awaiter::perform),
+          pool_(other.pool_),
+          work_(std::move(other.work_)) {}
 
     bool await_ready() const noexcept { return false; }
 
@@ -403,7 +435,15 @@ public:
           cancellable(&abandonable_awaiter::stop),
           pool_(pool),
           shared_(new shared(std::move(work), &abandonable_awaiter::arrive)) {}
+    abandonable_awaiter(abandonable_awaiter&& other) noexcept
+        : op(&abandonable_awaiter::leave),
+          cancellable(&abandonable_awaiter::stop),
+          pool_(other.pool_),
+          shared_(std::exchange(other.shared_, nullptr)) {}
     ~abandonable_awaiter() {
+        if (shared_ == nullptr) {
+            return;
+        }
         if (!began_) {
             shared_->release();  // the thread's
         }

@@ -21,6 +21,12 @@ public:
     explicit sleep_until(time_point deadline) noexcept
         : timer_node(&sleep_until::fire), cancellable(&sleep_until::stop), deadline_(deadline) {}
 
+    /// The same, for what awaits it instead; `other` has not begun.
+    sleep_until(sleep_until&& other) noexcept : sleep_until(other.deadline_) {
+        yields_ = other.yields_;
+        relative_ = other.relative_;
+    }
+
     bool await_ready() const noexcept { return false; }
 
     template <task_promise P>

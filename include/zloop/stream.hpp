@@ -21,18 +21,9 @@
 
 #include <zloop/error.hpp>
 #include <zloop/task.hpp>
+#include <zloop/wait/operation.hpp>
 
 namespace zloop {
-
-/// Is what gives an R when it is awaited: an awaiter, a task, or what has an operator co_await.
-template <class A, class R>
-concept awaitable_to = requires(A&& that) {
-    { that.await_resume() } -> std::same_as<R>;
-} || requires(A&& that) {
-    { static_cast<A&&>(that).operator co_await().await_resume() } -> std::same_as<R>;
-} || requires(A&& that) {
-    { operator co_await(static_cast<A&&>(that)).await_resume() } -> std::same_as<R>;
-};
 
 /// Has `recv(span)`, which gives some bytes, at least one; none at the end.
 /// Example: examples/cpp/buffered_reader.cpp

@@ -17,10 +17,12 @@
 #include <coroutine>
 #include <cstring>
 #include <exception>
+#include <memory>
 #include <type_traits>
 #include <utility>
 #include <variant>
 
+#include <zloop/core/frame_allocator.hpp>
 #include <zloop/core/frame_pool.hpp>
 #include <zloop/core/site.hpp>
 #include <zloop/loop.hpp>
@@ -120,6 +122,10 @@ public:
     const context& surroundings() const noexcept { return context_; }
     void surround(const context& from) noexcept { context_ = from; }
     void continue_with(std::coroutine_handle<> parent) noexcept { parent_ = parent; }
+    /// Who goes on with what it has so far, if it has suspended; once.
+    std::coroutine_handle<> take_parent() noexcept {
+        return parent_ ? std::exchange(parent_, {}) : std::noop_coroutine();
+    }
     void when_done(completion& notified) noexcept { notified_ = &notified; }
 
     void waits_for(const char* what, site where) noexcept {
@@ -313,7 +319,9 @@ private:
 /// Cancelled: with the scope that it runs in: what it waits for ends with operation_canceled, and the task
 ///            goes on from there. One that is never awaited never runs.
 /// Owns:      the frame, with the arguments of the call. A task that was started is not destroyed before it
-///            has ended.
+///            has ended. A coroutine whose first parameters are std::allocator_arg_t and an allocator (behind
+///            its object, if it has one) has its frame of that allocator, which outlives it, and of which a
+///            copy is kept; all others of a pool of the thread.
 /// Thread:    that of its loop.
 /// Example:   examples/cpp/sleep.cpp
 template <class T = void>
@@ -397,8 +405,9 @@ public:
     public:
         /// Will run `frame` in `within`; null: in the caller's scope.
         explicit awaiter(handle frame, scope* within = nullptr) noexcept : settler(frame, within) {}
-        awaiter(const awaiter&) = delete;
-        awaiter& operator=(const awaiter&) = delete;
+        /// Takes the frame of `other`, which has not begun.
+        awaiter(awaiter&& other) noexcept : settler(other) { other.child = {}; }
+        awaiter& operator=(awaiter&&) = delete;
         /// Destroys the frame.
         ~awaiter() {
             if (this->child) {
@@ -496,23 +505,41 @@ inline task<void> task_promise_of<void>::get_return_object() noexcept {
     return task<void>(std::coroutine_handle<task_promise_of>::from_promise(*this));
 }
 
+/// The promise of a task whose frame is an allocator's, which is among the coroutine's arguments. To who
+/// holds the task it is like any other.
+template <class T, class Allocator, class... Arguments>
+class task_promise_by : public task_promise_of<T> {
+public:
+    static void* operator new(std::size_t size, const Arguments&... arguments) {
+        static_assert(alignof(task_promise_by) == alignof(task_promise_of<T>));  // a handle finds it by that
+        return frame_allocator<Allocator>::allocate(allocator_among(arguments...), size);
+    }
+    static void operator delete(void* frame, std::size_t size) noexcept {
+        frame_allocator<Allocator>::release(frame, size);
+    }
+};
+
 }  // namespace detail
 
-/// A callable without arguments that gives a task<T>.
-template <class F, class T>
-concept task_function = std::invocable<F&> && std::same_as<std::invoke_result_t<F&>, task<T>>;
+}  // namespace zloop
 
-/// Calls `function(arguments...)`, and keeps all of these until the task that it gives has ended. A closure
-/// that is a coroutine does not keep itself: `[text]() -> task<> {…}()` reads a `text` that is gone after its
-/// first wait, `co_invoke([text]() -> task<> {…})` does not.
-///
-/// Fails: with what the call throws, and with what the task does.
-template <class F, class... Arguments>
-    requires std::invocable<F&, Arguments...>
-std::invoke_result_t<F&, Arguments...> co_invoke(F function, Arguments... arguments) {
-    auto work = function(std::move(arguments)...);
-    co_return co_await std::move(work);
-}
+/// A coroutine that is called with std::allocator_arg and an allocator as its first arguments, behind its
+/// object if it has one, has its frame there.
+template <class T, class Allocator, class... Rest>
+struct std::coroutine_traits<zloop::task<T>, std::allocator_arg_t, Allocator, Rest...> {
+    using promise_type =
+        zloop::detail::task_promise_by<T, std::remove_cvref_t<Allocator>, std::allocator_arg_t,
+                                       std::remove_reference_t<Allocator>, std::remove_reference_t<Rest>...>;
+};
+template <class T, class Object, class Allocator, class... Rest>
+struct std::coroutine_traits<zloop::task<T>, Object, std::allocator_arg_t, Allocator, Rest...> {
+    using promise_type =
+        zloop::detail::task_promise_by<T, std::remove_cvref_t<Allocator>, std::remove_reference_t<Object>,
+                                       std::allocator_arg_t, std::remove_reference_t<Allocator>,
+                                       std::remove_reference_t<Rest>...>;
+};
+
+namespace zloop {
 
 /// Gives the loop and the scope of the calling task: `co_await current_context()`. Never suspends.
 /// Example: examples/cpp/awaitable.cpp
@@ -538,6 +565,8 @@ class [[nodiscard]] next_turn : op {
 public:
     /// An awaitable for one co_await.
     next_turn() noexcept : op([](op& self) noexcept { static_cast<next_turn&>(self).caller_.resume(); }) {}
+    /// The same, for what awaits it instead.
+    next_turn(next_turn&&) noexcept : next_turn() {}
 
     bool await_ready() const noexcept { return false; }
     template <task_promise P>

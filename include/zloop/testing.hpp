@@ -31,6 +31,11 @@ public:
     job<T> start(task<T> work) {
         return job<T>(*this, std::move(work));
     }
+    /// The same for any other operation.
+    template <detail::other_operation A>
+    auto start(A work) {
+        return start(as_task(std::move(work)));
+    }
 
     /// Turns until `running` is done, and gives its result; time passes as it must.
     /// Fails: throws what the task threw.

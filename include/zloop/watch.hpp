@@ -27,6 +27,7 @@ public:
         : watcher(&watch_awaiter::finish, descriptor, way), cancellable(&watch_awaiter::stop) {
         once = true;
     }
+    watch_awaiter(watch_awaiter&& other) noexcept : watch_awaiter(other.fd, other.toward) {}
 
     bool await_ready() const noexcept { return false; }
 

@@ -1,11 +1,12 @@
-// zloop/when.hpp: several tasks at once: all of them, or the first of them.
+// zloop/when.hpp: several tasks or other operations at once: all of them, or the first of them.
 //
-// The tasks are started in order, at once, each in a scope of its own, and all of them have ended before
-// the await ends: who is not needed any more is cancelled and joined, or, where the first has ended before
-// another was started, never starts: it has taken nothing then. They live in the frame of the task
-// that waits; a list of them is one allocation.
+// An operation becomes a task. The tasks are started in order, at once, each in a scope of its own, and all
+// of them have ended before the await ends: who is not needed any more is cancelled and joined, or, where the
+// first has ended before another was started, never starts: it has taken nothing then. They live in the frame
+// of the task that waits; a list of them is one allocation.
 #pragma once
 
+#include <iterator>
 #include <optional>
 #include <stdexcept>
 #include <tuple>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include <zloop/task.hpp>
+#include <zloop/wait/operation.hpp>
 
 namespace zloop {
 
@@ -219,6 +221,38 @@ task<void> run_all(group& home, std::tuple<member<Ts>...>& list) {
 
 }  // namespace detail
 
+namespace detail {
+
+/// One of several: it ends before who waits for all of them goes on.
+template <operation A>
+auto as_member(A work) {
+    static_assert(!is_lent<awaited_type<A>>,
+                  "what receive() lends is gone when the others have ended: give it a buffer, recv(buffer)");
+    return as_task(std::move(work));
+}
+
+/// Tasks alone: those need not be made tasks.
+template <class... As>
+concept some_operations = (operation<As> && ...) && (... || !is_task<As>);
+
+/// A list, of whatever kind, of operations.
+template <class R>
+using element_of = std::remove_reference_t<decltype(*std::begin(std::declval<R&>()))>;
+template <class R>
+concept operation_list = requires(R& list) { std::end(list); } && operation<element_of<R>> && !awaitable<R> &&
+                         !(is_task<element_of<R>> && std::same_as<R, std::vector<element_of<R>>>);
+
+template <class R>
+auto list_of_tasks(R& from) {
+    std::vector<decltype(as_member(std::move(*std::begin(from))))> list;
+    for (auto& each : from) {
+        list.push_back(as_member(std::move(each)));
+    }
+    return list;
+}
+
+}  // namespace detail
+
 /// What when_any gives for a list: which task was first, and its result.
 /// Example: examples/cpp/when.cpp
 template <class T>
@@ -278,6 +312,25 @@ inline task<void> when_all(std::vector<task<void>> work) {
     }
 }
 
+/// The same for any operations, at least one of which is no task: `when_all(socket.recv(buffer),
+/// sleep_for(1s))`.
+/// Example: examples/cpp/operations.cpp
+template <class... As>
+    requires detail::some_operations<As...>
+auto when_all(As... work) {
+    return when_all(detail::as_member(std::move(work))...);
+}
+/// The same for a tuple of them.
+template <operation... As>
+auto when_all(std::tuple<As...> work) {
+    return std::apply([](As&... each) { return when_all(detail::as_member(std::move(each))...); }, work);
+}
+/// The same for a list of them, of any kind, whose elements are moved.
+template <detail::operation_list R>
+auto when_all(R work) {
+    return when_all(detail::list_of_tasks(work));
+}
+
 /// Runs all until the first has ended; the others are cancelled and joined, and their results dropped. Which
 /// one it was is the variant's index(); what types it holds is as for when_all.
 ///
@@ -319,6 +372,28 @@ inline task<first_of<void>> when_any(std::vector<task<void>> work) {
     co_await detail::run_all(home, list, std::move(work));
     list[home.decisive()]->take();
     co_return first_of<void>{home.decisive()};
+}
+
+/// The same for any operations, at least one of which is no task: `when_any(box.receive(), sleep_for(1s))`.
+/// One that is not the first has consumed nothing: a value is still in its channel, a connection with its
+/// listener, bytes in their socket. What was sent is sent, and what a pool has begun is done.
+/// Example: examples/cpp/operations.cpp
+template <class... As>
+    requires detail::some_operations<As...>
+auto when_any(As... work) {
+    return when_any(detail::as_member(std::move(work))...);
+}
+/// The same for a tuple of them.
+template <operation... As>
+    requires(sizeof...(As) != 0)
+auto when_any(std::tuple<As...> work) {
+    return std::apply([](As&... each) { return when_any(detail::as_member(std::move(each))...); }, work);
+}
+/// The same for a list of them, of any kind, whose elements are moved.
+/// Fails: also by std::invalid_argument for an empty one.
+template <detail::operation_list R>
+auto when_any(R work) {
+    return when_any(detail::list_of_tasks(work));
 }
 
 }  // namespace zloop

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <zloop/address.hpp>
+#include <zloop/async_generator.hpp>
 #include <zloop/backtrace.hpp>
 #include <zloop/buffered_reader.hpp>
 #include <zloop/cancel.hpp>
@@ -17,14 +18,17 @@
 #include <zloop/datagram.hpp>
 #include <zloop/error.hpp>
 #include <zloop/foreign_stream.hpp>
+#include <zloop/generator.hpp>
 #include <zloop/job.hpp>
 #include <zloop/listener.hpp>
 #include <zloop/loop.hpp>
 #include <zloop/nursery.hpp>
 #include <zloop/offload.hpp>
+#include <zloop/on.hpp>
 #include <zloop/pipe.hpp>
 #include <zloop/process.hpp>
 #include <zloop/resolve.hpp>
+#include <zloop/runtime.hpp>
 #include <zloop/send_file.hpp>
 #include <zloop/signal.hpp>
 #include <zloop/sleep.hpp>
@@ -32,5 +36,6 @@
 #include <zloop/stream.hpp>
 #include <zloop/sync.hpp>
 #include <zloop/task.hpp>
+#include <zloop/thread_channel.hpp>
 #include <zloop/watch.hpp>
 #include <zloop/when.hpp>

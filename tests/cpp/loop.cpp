@@ -892,3 +892,36 @@ TEST_CASE("the scripted backend's loop has the same answers for a host", "[loop]
 
     on.join(napping).value();
 }
+
+TEST_CASE("what can be called is posted from any thread, and may only move", "[loop]") {
+    loop on;
+    int sum = 0;
+    std::string failed;
+    static std::string* told;
+    told = &failed;
+    on.use_failure_hook([](std::exception_ptr failure) {
+        try {
+            std::rethrow_exception(failure);
+        } catch (const std::exception& error) {
+            *told += error.what();
+        }
+    });
+    std::thread other([&] {
+        for (int each = 1; each <= 100; ++each) {
+            on.post([&sum, alone = std::make_unique<int>(each)] { sum += *alone; });
+        }
+        on.post([] { throw std::runtime_error("told"); });
+        on.post([&on] { on.stop(); });
+    });
+
+    on.run();
+    other.join();
+
+    CHECK(sum == 5050);
+    CHECK(failed == "told");
+    {
+        loop ends;
+        ends.post([&sum] { sum = 0; });
+    }
+    CHECK(sum == 0);
+}

@@ -434,3 +434,14 @@ TEST_CASE("offload allocates nothing once the threads are there", "[offload]") {
     };
     CHECK(zloop::run(work()) == 0);
 }
+
+TEST_CASE("what is posted to a pool is called on its threads, to the last", "[offload]") {
+    std::atomic<int> sum = 0;
+    {
+        thread_pool pool(2);
+        for (int each = 1; each <= 100; ++each) {
+            pool.post([&sum, alone = std::make_unique<int>(each)] { sum += *alone; });
+        }
+    }
+    CHECK(sum == 5050);
+}

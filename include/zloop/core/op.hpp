@@ -92,16 +92,18 @@ public:
         }
     }
 
-    /// Takes `node` out, if it is there: for one whose memory goes. O(n).
-    void remove(const op& node) noexcept {
+    /// Takes `node` out, if it is there: for one whose memory goes. Gives the op before it; null: it was the
+    /// first, or is not there. O(n).
+    op* remove(const op& node) noexcept {
         op* before = nullptr;
         for (op* each = head_; each != nullptr; before = std::exchange(each, each->next)) {
             if (each == &node) {
                 (before != nullptr ? before->next : head_) = each->next;
                 tail_ = tail_ == each ? before : tail_;
-                return;
+                return before;
             }
         }
+        return nullptr;
     }
 
     /// Moves every op of `other` behind ours, in order.

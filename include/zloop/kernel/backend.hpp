@@ -79,6 +79,8 @@ struct io_op : op, cancellable {
     io_op(backend& kernel, opcode operation, descriptor on) noexcept;
     /// The same, on the life that `number` has now; attached, or negative: none.
     io_op(backend& kernel, opcode operation, int number) noexcept;
+    /// Describes what `other` does, which has not been started.
+    io_op(io_op&& other) noexcept;
 
     backend* owner;                  ///< who carries it out
     std::coroutine_handle<> waiter;  ///< resumed with the outcome
@@ -265,5 +267,19 @@ inline io_op::io_op(backend& kernel, opcode operation, descriptor on) noexcept
 
 inline io_op::io_op(backend& kernel, opcode operation, int number) noexcept
     : io_op(kernel, operation, descriptor{number, number >= 0 ? kernel.life(number) : 0}) {}
+
+inline io_op::io_op(io_op&& other) noexcept
+    : io_op(*other.owner, other.code, descriptor{other.fd, other.life}) {
+    assert(other.state == phase::idle);
+    now_or_never = other.now_or_never;
+    more = other.more;
+    data = other.data;
+    size = other.size;
+    provide = other.provide;
+    parts = other.parts;
+    part_count = other.part_count;
+    name = other.name;
+    name_size = other.name_size;
+}
 
 }  // namespace zloop

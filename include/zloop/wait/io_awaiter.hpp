@@ -2,6 +2,7 @@
 //
 // The awaiter is the operation: it lives in the awaiting coroutine's frame and allocates nothing. What
 // completes at once never suspends; the others are the leaf of their scope until their outcome is there.
+// Until it begins it can be moved, into what awaits it.
 //
 // Nothing in it is for users.
 #pragma once
@@ -106,6 +107,10 @@ public:
     send_one_awaiter(backend& kernel, descriptor on, std::span<const std::byte> buffer) noexcept
         : send_awaiter(kernel, on, {&buffer_, 1}),
           buffer_{const_cast<std::byte*>(buffer.data()), buffer.size()} {}
+    send_one_awaiter(send_one_awaiter&& other) noexcept
+        : send_awaiter(std::move(other)), buffer_(other.buffer_) {
+        parts = &buffer_;
+    }
 
 private:
     iovec buffer_;

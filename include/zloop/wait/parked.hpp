@@ -34,7 +34,6 @@ public:
     explicit parked(void (*withdraw)(parked&) noexcept,
                     bool (*settle)(parked&, gift) noexcept = nullptr) noexcept
         : op(&parked::resume), cancellable(&parked::stop), withdraw_(withdraw), settle_(settle) {}
-    parked(const parked&) = delete;
     parked& operator=(const parked&) = delete;
 
     /// Queues the coroutine. Once, and from then on it cannot be withdrawn.
@@ -44,6 +43,8 @@ public:
     void desert() noexcept { go_on(state::deserted); }
 
 protected:
+    /// The same, for what awaits it instead; `other` has not been parked.
+    parked(parked&& other) noexcept : parked(other.withdraw_, other.settle_) {}
     /// Not by its base: awaiters are destroyed by the frame that they are in.
     ~parked() = default;
 
