@@ -5,6 +5,10 @@
 // was read from the source is in the buffer until it is given out: a call that fails, is cancelled or meets
 // the end takes nothing, and the next one goes on. It is a byte source itself, and a stream over one, so that
 // layers stack.
+//
+// A message with its delimiter is no longer than the limit, 64 KiB where nothing is said. read_line strips
+// "\n" or
+// "\r\n", and nothing else; read_until strips nothing.
 #pragma once
 
 #include <zloop/config.hpp>
@@ -129,10 +133,15 @@ public:
 
     /// Takes a line without its end, which is "\n" or "\r\n". A last one that has none stays in buffered().
     task<result<std::string_view>> read_line() {
-        auto [error, line] = co_await read_until("\n");
-        if (error) {
-            co_return error;
+        std::size_t size = buffered().find('\n') + 1;
+        if (size == 0) {  // else it costs no further frame
+            auto [error, found] = co_await peek_until("\n");
+            if (error) {
+                co_return error;
+            }
+            size = found;
         }
+        auto line = bytes_.take(size);
         line.remove_suffix(line.ends_with("\r\n") ? 2 : 1);
         co_return line;
     }
@@ -148,6 +157,9 @@ public:
 
     /// Takes `count` bytes.
     task<result<std::string_view>> read_exactly(std::size_t count) {
+        if (count <= bytes_.size()) {
+            co_return bytes_.take(count);
+        }
         auto [error, seen] = co_await peek(count);
         if (error) {
             co_return error;
