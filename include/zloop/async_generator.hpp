@@ -171,9 +171,13 @@ private:
     std::coroutine_handle<promise_type> frame_;
 };
 
+namespace detail {
+
 template <class T>
-async_generator<T> detail::async_generator_promise<T>::get_return_object() noexcept {
+async_generator<T> async_generator_promise<T>::get_return_object() noexcept {
     return async_generator<T>(std::coroutine_handle<async_generator_promise>::from_promise(*this));
 }
+
+}  // namespace detail
 
 }  // namespace zloop

@@ -159,9 +159,13 @@ private:
     std::coroutine_handle<promise_type> frame_;
 };
 
+namespace detail {
+
 template <class T>
-generator<T> detail::generator_promise<T>::get_return_object() noexcept {
+generator<T> generator_promise<T>::get_return_object() noexcept {
     return generator<T>(std::coroutine_handle<generator_promise>::from_promise(*this));
 }
+
+}  // namespace detail
 
 }  // namespace zloop

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include <zloop/cancel.hpp>
 #include <zloop/foreign_stream.hpp>
 #include <zloop/testing.hpp>
 
