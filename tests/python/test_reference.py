@@ -63,7 +63,9 @@ def shown(page: str) -> set[str]:
     blocks = re.findall(r"^( *)\.\. (?:cpp|c):[\w-]+:: (.*(?:\n\1 {8,}\S.*)*)", page, re.MULTILINE)
     words: set[str] = set()
     for _, signatures in blocks:
-        words |= set(re.findall(r"operator\s*(?:\(\)|[^\w\s(]+|bool|co_await|task)|~?\w+", signatures))
+        words |= set(
+            re.findall(r"operator\s*(?:\(\)|[^\w\s(]+|bool|co_await|task)|~?\w+", signatures)
+        )
     return words
 
 
