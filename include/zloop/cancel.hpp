@@ -202,13 +202,14 @@ public:
             requires { promise.surround(around_); },
             "a promise of your own has no surround(context): await this in a task<>");
         around_ = promise.surroundings();
-        // A task may compute before it waits; an operation's time begins when it waits.
-        const bool counts_now = is_relative_ && detail::is_task<A>;
-        if (counts_now) {
-            count();
+        scope& inner = inner_.emplace(around_.within);
+        // A task may compute before it waits, and its deadline comes in front of the timers that it arms. An
+        // operation's time begins when it waits.
+        if constexpr (detail::is_task<A>) {
+            limit_it();
         }
         // For an operation its caller's scope is the inner one, as long as it asks for that.
-        promise.surround({around_.on, &inner_.emplace(around_.within)});
+        promise.surround({around_.on, &inner});
         struct restored {
             P& promise;
             const context& before;
@@ -220,7 +221,7 @@ public:
                 const restored after{promise, around_};
                 detail::suspend_on(begun_.get(), caller, where);
             }
-            limit_it();
+            begin_to_wait();
         } else {
             const auto suspended = [&] {
                 const restored after{promise, around_};
@@ -228,10 +229,10 @@ public:
             }();
             if constexpr (std::is_same_v<how, bool>) {
                 if (suspended) {
-                    limit_it();
+                    begin_to_wait();
                 }
             } else {
-                limit_it();
+                begin_to_wait();
             }
             return suspended;
         }
@@ -281,15 +282,16 @@ public:
     }
 
 private:
-    void count() noexcept {
-        when_ = deadline_after(around_.on->now(), when_.time_since_epoch());
-        is_relative_ = false;
+    void begin_to_wait() noexcept {
+        if constexpr (!detail::is_task<A>) {
+            limit_it();
+        }
     }
 
-    /// It waits. Where there is no memory for the timer it does not wait any longer.
+    /// Arms the timer. Where there is no memory for it nothing is waited for any longer.
     void limit_it() noexcept {
         if (is_relative_) {
-            count();
+            when_ = deadline_after(around_.on->now(), when_.time_since_epoch());
         }
         try {
             limit_.arm(*around_.on, *inner_, when_);
