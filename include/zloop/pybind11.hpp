@@ -23,6 +23,7 @@
 #include <utility>
 
 #include <zloop/python.hpp>
+#include <zloop/wait/operation.hpp>
 
 namespace zloop::python {
 

@@ -119,6 +119,14 @@ def test_who_opens_the_folder_sees_what_a_program_includes() -> None:
     }
 
 
+def test_every_header_is_installed() -> None:
+    include = ROOT / "include"
+    listed = re.findall(r"'(zloop/.+?\.hpp)'", (include / "meson.build").read_text())
+    assert sorted(listed) == sorted(
+        str(path.relative_to(include)) for path in include.rglob("*.hpp")
+    )
+
+
 def test_a_test_file_is_where_its_header_is() -> None:
     """But those of several headers, and what tests share."""
     folder = ROOT / "tests" / "cpp"
