@@ -38,9 +38,9 @@ class Server:
     """
     Serves on the running asyncio loop.
     """
-    def __aenter__(self) -> collections.abc.Coroutine[typing.Any, typing.Any, typing.Any]:
+    def __aenter__(self) -> collections.abc.Coroutine[typing.Any, typing.Any, Server]:
         ...
-    def __aexit__(self, arg0: typing.Any, arg1: typing.Any, arg2: typing.Any) -> collections.abc.Coroutine[typing.Any, typing.Any, bool]:
+    def __aexit__(self, arg0: typing.Any, arg1: typing.Any, arg2: typing.Any) -> collections.abc.Coroutine[typing.Any, typing.Any, None]:
         ...
     def __init__(self, *, head_bytes: typing.SupportsInt | typing.SupportsIndex = 16384, body_bytes: typing.SupportsInt | typing.SupportsIndex = 1048576, head_timeout: typing.SupportsFloat | typing.SupportsIndex = 10.0, body_timeout: typing.SupportsFloat | typing.SupportsIndex = 30.0, write_timeout: typing.SupportsFloat | typing.SupportsIndex = 30.0, idle_timeout: typing.SupportsFloat | typing.SupportsIndex = 75.0) -> None:
         ...

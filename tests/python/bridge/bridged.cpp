@@ -200,7 +200,7 @@ public:
         values_->close();
         zp::touch_loop();
     }
-    py::object iterate() { return zp::async_iterator(values_); }
+    zp::iterator_of<long> iterate() { return zp::async_iterator(values_); }
 
 private:
     std::shared_ptr<zloop::channel<long>> values_;
