@@ -434,7 +434,7 @@ void end_below(LoopCore& core) noexcept {
             ++last;
         }
     }
-    while (loop.stats().ops < last && turn()) {
+    while (loop.stats().ops < last && loop.has_ready() && turn()) {  // some may be withdrawn
     }
 }
 
@@ -845,14 +845,14 @@ py::ref LoopCore::check_idle() {
     if (turning || in_callback) {
         py::raise(PyExc_RuntimeError, "Cannot close a running event loop");
     }
+    if (loop && is_lent() && !loop->is_inherited()) {
+        loop->begin_run();  // where this thread may not: before anything has ended
+    }
     return py::none();
 }
 
 py::ref LoopCore::drop() {
     check_idle();
-    if (loop && is_lent() && !loop->is_inherited()) {
-        loop->begin_run();  // where this thread may not: before anything has ended
-    }
     drop_everything(*this);
     return py::none();
 }

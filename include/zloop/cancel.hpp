@@ -241,6 +241,10 @@ public:
     timed<given> await_resume() {
         limit_.disarm();
         if (no_memory_) [[unlikely]] {
+            try {
+                static_cast<void>(begun_.get().await_resume());  // it leaves its scope there
+            } catch (...) {
+            }
             std::rethrow_exception(no_memory_);
         }
         // Not: due, but too late to cancel it.

@@ -152,7 +152,8 @@ namespace detail {
 
 class spawned final : op {
 public:
-    spawned(loop& on, task<void> work) : op(&spawned::finish), on_(on), job_(on, std::move(work)) {
+    spawned(const context& here, task<void> work)
+        : op(&spawned::finish), on_(*here.on), job_(here, std::move(work)) {
         job_.notify(*this);
     }
 
@@ -179,7 +180,15 @@ private:
 /// Owns:    the task, until it has ended.
 /// Thread:  that of the loop.
 /// Example: examples/cpp/udp_query.cpp
-inline void spawn(loop& on, task<void> work) { static_cast<void>(new detail::spawned(on, std::move(work))); }
+inline void spawn(loop& on, task<void> work) {
+    static_cast<void>(new detail::spawned({&on, &on.root_scope()}, std::move(work)));
+}
+
+/// The same below a scope: it is cancelled with that, which lives longer.
+/// Example: examples/extension/http/server.hpp
+inline void spawn(const context& here, task<void> work) {
+    static_cast<void>(new detail::spawned(here, std::move(work)));
+}
 
 /// The same for a task or another operation that gives a result<void>: its error is a failure, thrown as
 /// std::system_error.

@@ -635,6 +635,8 @@ private:
 
     template <class F>
     class posted_call final : public op {
+        static_assert(alignof(F) <= alignof(std::max_align_t), "post() has no memory of more alignment");
+
     public:
         posted_call(loop& on, F&& called) : op(&posted_call::call), on_(on), function_(std::move(called)) {}
 

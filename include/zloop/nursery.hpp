@@ -85,7 +85,7 @@ public:
         /// The same, for what awaits it instead; `other` has not begun.
         joiner(joiner&& other) noexcept : joiner(other.joined_) {}
 
-        bool await_ready() const noexcept { return joined_.size_ == 0; }
+        bool await_ready() const noexcept { return joined_.size_ == 0 && !joined_.is_joined_; }
         template <task_promise P>
         void await_suspend(std::coroutine_handle<P> caller, site where = site::current()) {
             if (std::exchange(joined_.is_joined_, true)) [[unlikely]] {

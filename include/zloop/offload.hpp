@@ -65,7 +65,8 @@ public:
     /// Queues `work`. Fails when there is no thread and none can be started; then it is not queued.
     std::error_code submit(chore& work) noexcept {
         const std::lock_guard guard(mutex_);
-        if (idle_ <= queued_ && count_ < most_) {
+        if (!closing_ && idle_ <= queued_ &&
+            count_ < most_) {  // closing: a thread of ours posts, and comes back
             if (const auto error = add_thread(); error && count_ == 0) {
                 return error;
             }

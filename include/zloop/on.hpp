@@ -6,7 +6,9 @@
 // passes between them.
 #pragma once
 
+#include <atomic>
 #include <concepts>
+#include <cstdint>
 #include <optional>
 #include <utility>
 
@@ -20,6 +22,8 @@ namespace detail {
 /// Waits for a task that runs on another loop.
 template <class T>
 class [[nodiscard]] elsewhere : cancellable {
+    static_assert(!is_lent<T>, "what receive() lends is that loop's: give it a buffer, recv(buffer)");
+
 public:
     elsewhere(loop& other, task<T>&& work) noexcept
         : cancellable(&elsewhere::stop), there_(&other), work_(std::move(work)) {}
@@ -52,20 +56,15 @@ private:
 
     static void stop(cancellable& leaf) noexcept {
         auto& self = static_cast<elsewhere&>(leaf);
-        if (!self.asked_) {
-            self.asked_ = true;
+        phase was = phase::runs;
+        if (self.phase_.compare_exchange_strong(was, phase::asked)) {
             self.there_->post(self.ask_);
         }
     }
 
-    /// The task has ended; or what was asked has come too late for that.
+    /// The task has ended, and nothing of ours is on its way there, which may be gone.
     static void come_back(op& node) noexcept {
         elsewhere& self = of(node);
-        self.ended_ = self.ended_ || &node == &self.end_;
-        self.told_ = self.told_ || &node == &self.answer_;
-        if (!self.ended_ || (self.asked_ && !self.heard_ && !self.told_)) {
-            return;  // an op of ours is on its way there yet
-        }
         self.here_.on->received();
         self.here_.within->leave(self.met_);
         self.caller_.resume();
@@ -93,8 +92,9 @@ private:
 
     static void hear(op& node) noexcept {
         elsewhere& self = of(node);
-        if (self.left_) {
-            self.here_.on->post(self.answer_);
+        if (self.is_late_) {
+            self.there_->received();
+            self.here_.on->post(self.end_);  // and this may be gone
             return;
         }
         self.heard_ = true;
@@ -106,19 +106,23 @@ private:
     static void leave(op& node) noexcept {
         elsewhere& self = of(node);
         self.job_.reset();
-        self.left_ = true;
-        self.here_.on->post(self.end_);  // and if nothing was asked, this may be gone
+        if (self.phase_.exchange(phase::left) == phase::asked && !self.heard_) {
+            self.is_late_ = true;  // what was asked is on its way: this loop does not end before
+            self.there_->expect();
+            return;
+        }
+        self.here_.on->post(self.end_);  // and this may be gone
     }
+
+    /// Who was first: the cancellation here, or the end there.
+    enum class phase : std::uint8_t { runs, asked, left };
 
     loop* there_;
     task<T> work_;
     context here_;
     std::coroutine_handle<> caller_;
     step end_{&elsewhere::come_back, *this};
-    step answer_{&elsewhere::come_back, *this};
-    bool asked_ = false;
-    bool ended_ = false;
-    bool told_ = false;
+    std::atomic<phase> phase_ = phase::runs;
 
     // The other thread's, until it has posted the end.
     step begin_{&elsewhere::begin, *this};
@@ -128,7 +132,7 @@ private:
     std::optional<job<void>> job_;
     scope* inner_ = nullptr;
     bool heard_ = false;
-    bool left_ = false;
+    bool is_late_ = false;
     bool met_ = false;
 };
 

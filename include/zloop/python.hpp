@@ -32,14 +32,15 @@ inline void import_zloop() { detail::interpreter::here().import_package(); }
 /// Fails:   throws `raised`: a RuntimeError where no loop runs, an ImportError as import_zloop() does.
 /// Thread:  that of the loop.
 /// Example: examples/extension/first/first.cpp
-inline loop& running_loop() {
-    detail::interpreter& home = detail::interpreter::here();
-    const object running = home.running();
-    if (!running) {
-        PyErr_SetString(PyExc_RuntimeError, "no running event loop");
-        detail::throw_error_set(home.cancelled_error.get());
-    }
-    return *detail::place_in(home, running.get()).on;
+inline loop& running_loop() { return *detail::running_place().on; }
+
+/// The same with the scope of what ends with the asyncio loop: `spawn(running_context(), serve(…))`. What is
+/// spawned on the loop alone lives as long as that, and longer than asyncio on a C++ program's own
+/// (asyncio_on): so nothing that calls Python.
+/// Example: examples/extension/http/httpd.cpp
+inline context running_context() {
+    const detail::place found = detail::running_place();
+    return {found.on, found.within};
 }
 
 /// Tells the running loop that a plain function has given the C++ loop something to do: it has sent into a

@@ -53,21 +53,24 @@ public:
         }
         for (auto& each : members_) {
             if (const int error = detail::start_thread(each->thread, &member::work, each.get())) {
-                failure_ = std::make_exception_ptr(std::system_error(system_error_code(error)));
+                fail(std::make_exception_ptr(std::system_error(system_error_code(error))));
                 break;
             }
             ++started_;
         }
+        bool has_failed = false;
         {
             std::unique_lock lock(mutex_);
             changed_.wait(lock, [this] { return ready_ == started_; });
             is_open_ = true;
-            if (failure_) {
+            has_failed = failure_ != nullptr;
+            if (has_failed) {
+                is_stopped_ = true;
                 tell_all(&member::halt);
             }
         }
         changed_.notify_all();
-        if (failure_) {
+        if (has_failed) {
             join();
         }
     }
@@ -187,16 +190,24 @@ private:
             }
             for (int round = 0; round < rounds_to_end; ++round) {
                 on->shut_down();
-                home.end_round();
-                try {
-                    while (!std::exchange(is_round_over, false)) {
-                        on->run_once();
-                    }
-                } catch (...) {
-                    home.fail(std::current_exception());
-                }
+                home.end_round(round + 1 == rounds_to_end);
+                wait_for_the_others();
             }
             on.reset();
+        }
+
+        void wait_for_the_others() noexcept {
+            constexpr int most_failed_turns = 64;  // as loop::shut_down()
+            for (int failures = 0; !is_round_over && failures < most_failed_turns;) {
+                try {
+                    on->run_once();
+                    failures = 0;
+                } catch (...) {
+                    home.fail(std::current_exception());
+                    ++failures;
+                }
+            }
+            is_round_over = false;
         }
 
         static void halt_now(op& node) noexcept {
@@ -237,16 +248,25 @@ private:
                 static_cast<void>(co_await sleep_for(std::chrono::milliseconds(100)));
                 continue;
             }
-            loop& there = is_own ? *here.on : self.at(turn % self.size());
-            if (&there == &*here.on) {
-                spawn(there, handler, std::move(guest));
-                continue;
+            try {
+                hand_over(*here.on, is_own ? *here.on : self.at(turn % self.size()), handler,
+                          std::move(guest));
+            } catch (...) {  // no memory, say: that connection is gone, and others come
+                here.on->report(std::current_exception());
             }
-            there.post([&there, handler, socket = fd(guest.socket.release()), peer = guest.peer]() mutable {
-                auto adopted = stream::adopt(there, std::move(socket));
-                spawn(there, std::move(handler), accepted{std::move(adopted).value(), peer});
-            });
         }
+    }
+
+    template <class F>
+    static void hand_over(loop& here, loop& there, const F& handler, accepted guest) {
+        if (&there == &here) {
+            spawn(there, handler, std::move(guest));
+            return;
+        }
+        there.post([&there, handler, socket = fd(guest.socket.release()), peer = guest.peer]() mutable {
+            auto adopted = stream::adopt(there, std::move(socket));
+            spawn(there, std::move(handler), accepted{std::move(adopted).value(), peer});
+        });
     }
 
     /// Under the lock.
@@ -274,16 +294,29 @@ private:
         changed_.wait(lock, [this] { return is_open_; });
     }
 
-    /// A loop has run out of work; the last one tells all.
-    void end_round() noexcept {
+    /// A loop has run out of work; the last one tells all. Out of the last round nobody goes before join():
+    /// until then the loops are there, for who posts to them.
+    void end_round(bool is_last) noexcept {
         const std::lock_guard guard(mutex_);
-        if (++done_ == loops_) {
+        ++done_;
+        is_last_round_ = is_last;
+        let_go();
+    }
+
+    /// Under the lock.
+    void let_go() noexcept {
+        if (done_ == loops_ && (!is_last_round_ || is_joining_)) {
             done_ = 0;
             tell_all(&member::next_round);
         }
     }
 
     void end() noexcept {
+        {
+            const std::lock_guard guard(mutex_);
+            is_joining_ = true;
+            let_go();
+        }
         for (; joined_ < started_; ++joined_) {
             ::pthread_join(members_[joined_]->thread, nullptr);
         }
@@ -300,6 +333,8 @@ private:
     unsigned done_ = 0;  // in this round
     bool is_open_ = false;
     bool is_stopped_ = false;
+    bool is_last_round_ = false;
+    bool is_joining_ = false;
     std::exception_ptr failure_;
 };
 

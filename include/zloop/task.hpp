@@ -358,6 +358,8 @@ public:
     /// What settled() gives: awaited, it runs the task, and leaves the frame to it.
     class settler : protected detail::await_link {
     public:
+        using in_a_scope_of_its_own = void;  // not for who cancels what it awaits: its scope may be another
+
         /// Will run `frame` in `within`; null: in the caller's scope.
         explicit settler(handle frame, scope* within) noexcept
             : await_link{frame, nullptr}, within_(within) {}

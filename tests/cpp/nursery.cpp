@@ -403,6 +403,27 @@ TEST_CASE("a nursery is joined by one task at a time", "[nursery]") {
     CHECK(refused);
 }
 
+TEST_CASE("nor by a second one when the last task has just ended", "[nursery]") {
+    loop on;
+    nursery children({&on, &on.root_scope()});
+    children.spawn([]() -> task<> {
+        co_await next_turn();
+        throw std::runtime_error("for the first");
+    });
+    auto joins = [&]() -> task<> { co_await children.join(); };
+    auto comes_late = [&]() -> task<> {
+        co_await next_turn();  // behind the task, in the turn in which it ends
+        CHECK_THROWS_AS(co_await children.join(), std::logic_error);
+    };
+    job<> first(on, joins());
+    job<> second(on, comes_late());
+    while (!first.done() || !second.done()) {
+        on.run_once();
+    }
+    second.take();
+    CHECK_THROWS_AS(first.take(), std::runtime_error);
+}
+
 TEST_CASE("a nursery keeps a spawned callable until its task has ended", "[nursery]") {
     virtual_loop on;
     std::string seen;

@@ -445,3 +445,17 @@ TEST_CASE("what is posted to a pool is called on its threads, to the last", "[of
     }
     CHECK(sum == 5050);
 }
+
+TEST_CASE("what is posted while a pool ends is called by the thread that posts", "[offload]") {
+    for (int round = 0; round < 50; ++round) {
+        std::atomic<int> called = 0;
+        {
+            thread_pool pool(2);
+            pool.post([&] {
+                ++called;
+                pool.post([&] { ++called; });
+            });
+        }
+        CHECK(called == 2);
+    }
+}

@@ -1,6 +1,7 @@
 #include <zloop/on.hpp>
 
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -84,4 +85,23 @@ TEST_CASE("a loop that ends waits for its work on the other", "[on]") {
         here.run_once(0ns);
     }
     CHECK(ended);
+}
+
+TEST_CASE("work that has ended with its loop is asked for nothing any more", "[on]") {
+    loop here;
+    std::optional<runtime> other(std::in_place, 1);
+    std::error_code error;
+    auto waits = [&]() -> task<> {
+        error = (co_await on(other->at(0), [] { return sleep_for(1h); })).error();
+    };
+    job<> waiting(here, waits());
+    here.run_once(0ns);  // it has begun to
+    other.reset();       // and its end is on the way here
+
+    waiting.cancel();
+    while (!waiting.done()) {
+        here.run_once();
+    }
+    waiting.take();
+    CHECK(error == std::errc::operation_canceled);
 }

@@ -673,8 +673,9 @@ async def test_numbers_are_neither_copied(loop: Any, cpp: Any) -> None:
         numpy.arange(6, dtype=">i8"),
         numpy.arange(6, dtype=numpy.int64)[::2],
         numpy.broadcast_to(numpy.int64(1), 3),
+        memoryview(bytearray(17))[1:].cast("q"),
     ],
-    ids=["floats", "unsigned", "bytes", "the other byte order", "in pieces", "read-only"],
+    ids=["floats", "unsigned", "bytes", "other byte order", "in pieces", "read-only", "unaligned"],
 )
 async def test_other_numbers_are_refused(loop: Any, cpp: Any, wrong: Any) -> None:
     with pytest.raises(TypeError):

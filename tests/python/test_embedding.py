@@ -94,6 +94,7 @@ CLOSED = "RuntimeError: Event loop is closed"
 
 def test_python_s_half_ends_as_that_of_asyncio_run_and_cpp_s_goes_on(command) -> None:
     assert says(command, "closes") == [
+        "what extensions have spawned has ended",
         "(True, ['generator', 'task'])",
         CLOSED,
         "None",
@@ -104,6 +105,7 @@ def test_python_s_half_ends_as_that_of_asyncio_run_and_cpp_s_goes_on(command) ->
 
 def test_python_may_close_its_half_and_no_more(command) -> None:
     assert says(command, "python_closes") == [
+        "what extensions have spawned has ended",
         "(True, [])",
         CLOSED,
         "None",
@@ -117,7 +119,7 @@ def test_a_loop_that_ends_first_ends_python_s_tasks(command) -> None:
 
 
 def test_the_gil_is_taken_for_turns_and_let_go_of_in_waits(command) -> None:
-    assert says(command, "threads") == ["True", "True"]
+    assert says(command, "threads") == ["True", "(['PermissionError'], False)", "True"]
 
 
 def test_hooks_clock_and_signals_stay_the_owner_s(command) -> None:

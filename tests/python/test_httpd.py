@@ -69,6 +69,7 @@ async def main(options, patience):
     server.route("GET", "/bytes", lambda request: b"bytes")
     server.route("GET", "/big", lambda request: b"x" * 50_000_000)
     server.route("GET", "/fail", fail)
+    server.route("GET", "/exit", lambda request: sys.exit(3))
     server.route("GET", "/fail_later", fail_later)
     server.route("GET", "/wrong", lambda request: 7)
     server.route("GET", "/split", split)
@@ -273,6 +274,65 @@ def test_what_comes_byte_by_byte_is_the_same(server: Server) -> None:
         answer = read_all(peer)
 
     assert answer.count(b"HTTP/1.1 200 OK") == 2 and b"\r\n\r\n13HTTP" in answer
+
+
+def test_an_empty_line_in_front_is_passed_over_however_it_is_cut(server: Server) -> None:
+    request = b"GET /text HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    for cut in (0, 1, 2, 3):
+        with server.connect() as peer:
+            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            whole = b"\r\n" + request
+            peer.sendall(whole[:cut])
+            assert server.get("/text")[0] == 200  # it has been seen meanwhile
+            peer.sendall(whole[cut:])
+            assert status_of(read_all(peer)) == 200
+
+
+def test_a_handler_may_end_the_program(serving: Callable[..., Server]) -> None:
+    with serving() as server:
+        assert server.get("/exit")[0] == 500
+        assert server.process.wait(PATIENCE) == 3
+
+
+def test_a_server_belongs_to_the_loop_it_was_made_on(installed: Path) -> None:
+    program = """
+import math
+import httpd, zloop
+
+async def made():
+    return httpd.Server()
+
+server = zloop.run(made())
+
+async def start():
+    try:
+        await server.start()
+    except RuntimeError as error:
+        print(error)
+    async with httpd.Server() as own:
+        await own.start()
+        for patience in (-1, math.nan):
+            try:
+                await own.close(patience)
+            except ValueError as error:
+                print(error)
+        await own.close(math.inf)
+
+zloop.run(start())
+"""
+    path = os.pathsep.join([str(installed), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment(PYTHONPATH=path),
+        cwd=installed,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+    wrong = "patience is a number of seconds, 0 at least"
+    assert done.stdout.splitlines() == ["the server was made on another event loop", wrong, wrong]
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_handlers_that_fail_are_500_and_told_to_the_loop(serving: Callable[..., Server]) -> None:

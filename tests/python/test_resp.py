@@ -240,6 +240,19 @@ def test_what_is_no_resp3_is_refused_however_it_is_split(resp: Any, wrong: bytes
         parsed(resp, [bytes([each]) for each in wrong])
 
 
+def test_nothing_is_read_behind_what_was_refused(resp: Any) -> None:
+    parser = resp.Parser()
+    with pytest.raises(resp.ProtocolError):
+        parser.feed(b"*2\r\n$9000000000\r\n")
+    for more in (b"+a\r\n+b\r\n", b""):
+        with pytest.raises(resp.ProtocolError, match="behind what was refused"):
+            parser.feed(more)
+
+
+def test_attributes_are_passed_over_without_depth(resp: Any) -> None:
+    assert resp.Parser().feed(b"|1\r\n" + b"|0\r\n" * 300_000 + b"+k\r\n+v\r\n+x\r\n") == ["x"]
+
+
 def test_limits_are_the_users(resp: Any) -> None:
     small = {"limit_bytes": 100, "line_limit_bytes": 20, "depth": 2}
 

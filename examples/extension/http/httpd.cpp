@@ -70,6 +70,14 @@ task<response> call(py::object loop, py::object by, std::shared_ptr<const reques
         }
         exception = py::reinterpret_borrow<py::object>(raised.instance().get());
     }
+    if (PyErr_GivenExceptionMatches(exception.ptr(), PyExc_SystemExit) != 0 ||
+        PyErr_GivenExceptionMatches(exception.ptr(), PyExc_KeyboardInterrupt) != 0) {
+        loop.attr("call_soon")(py::cpp_function([exception] {  // from where it leaves the loop's run
+            PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(exception.ptr())), exception.ptr());
+            throw py::error_already_set();
+        }));
+        co_return httpd::plain_response(500);
+    }
     co_return failed(loop, by, exception);
 }
 
@@ -78,7 +86,7 @@ class bound_server {
 public:
     bound_server(httpd::limits bounds, httpd::timeouts patience)
         : loop_(py::module_::import("asyncio").attr("get_running_loop")()),
-          on_(&zloop::python::running_loop()),
+          here_(zloop::python::running_context()),
           served_(std::make_shared<server>(bounds, patience)) {}
 
     void route(std::string method, std::string path, py::object by) {
@@ -94,7 +102,10 @@ public:
         served_->route("GET", std::move(path), httpd::fixed_answer(std::move(whole)));
     }
     task<std::uint16_t> start(std::string host, std::uint16_t port) {
-        co_return served_->listen(*on_, zloop::address::ip(host, port).value()).port();
+        if (!loop_.is(py::module_::import("asyncio").attr("get_running_loop")())) {
+            throw std::runtime_error("the server was made on another event loop");
+        }
+        co_return served_->listen(here_, zloop::address::ip(host, port).value()).port();
     }
     task<> close(double patience) { return close(served_, patience); }
     task<> leave() { return close(served_, 0); }
@@ -104,12 +115,16 @@ public:
 
 private:
     static task<> close(std::shared_ptr<server> closed, double patience) {
+        if (!(patience >= 0)) {
+            throw py::value_error("patience is a number of seconds, 0 at least");
+        }
+        patience = std::min(patience, 1e9);
         co_await closed->close(
             std::chrono::duration_cast<zloop::nanoseconds>(std::chrono::duration<double>(patience)));
     }
 
     py::object loop_;
-    zloop::loop* on_;
+    zloop::context here_;
     std::shared_ptr<server> served_;
 };
 

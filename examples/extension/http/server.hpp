@@ -168,8 +168,10 @@ public:
         }
     }
 
-    /// Listens at `where`, and serves on `on` until close(). Gives the address; throws std::system_error.
-    zloop::address listen(zloop::loop& on, const zloop::address& where) {
+    /// Listens at `where`, and serves on the loop of `here` until close(), or until its scope is cancelled.
+    /// Gives the address; throws std::system_error.
+    zloop::address listen(const zloop::context& here, const zloop::address& where) {
+        zloop::loop& on = *here.on;
         if (is_serving_) {
             throw std::logic_error("the server listens already");
         }
@@ -180,7 +182,7 @@ public:
         const zloop::address address = listening_.local_address();
         ended_.reset();
         is_draining_ = false;
-        zloop::spawn(on, serve(shared_from_this()));
+        zloop::spawn(here, serve(shared_from_this()));
         is_serving_ = true;
         return address;
     }
@@ -389,7 +391,8 @@ private:
     /// copies nothing of them.
     step answer_all(connection& self, std::string_view& bytes) {
         while (!self.ends && !bytes.empty()) {
-            if (self.known == 0 && bytes.starts_with("\r\n")) {  // RFC 9112, 2.2
+            if (self.known < 2 && bytes.starts_with("\r\n")) {  // RFC 9112, 2.2
+                self.known = 0;
                 bytes.remove_prefix(2);
                 continue;
             }

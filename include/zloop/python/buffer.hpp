@@ -8,6 +8,7 @@
 
 #include <bit>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <memory>
 #include <span>
@@ -133,7 +134,9 @@ public:
     /// None.
     array_of() noexcept = default;
     /// Exports the memory of `of`, which has to be contiguous, of such items.
-    /// Fails: throws `raised`: a TypeError for other items, a BufferError for what is in pieces or read-only.
+    /// Fails: throws `raised`: a TypeError for other items, a BufferError for what is in pieces, read-only or
+    /// not
+    ///        aligned.
     explicit array_of(PyObject* of)
         : buffer(of, PyBUF_ND | PyBUF_FORMAT | (std::is_const_v<T> ? 0 : PyBUF_WRITABLE)) {
         constexpr const char* wanted = detail::format_of<std::remove_const_t<T>>();
@@ -141,6 +144,10 @@ public:
             PyErr_Format(PyExc_TypeError, "an array of '%s' of %zu bytes is needed, not of '%s' of %zd",
                          wanted, sizeof(T), view()->format != nullptr ? view()->format : "B",
                          view()->itemsize);
+            detail::throw_error_set(PyExc_GeneratorExit);
+        }
+        if (view()->len != 0 && reinterpret_cast<std::uintptr_t>(view()->buf) % alignof(T) != 0) {
+            PyErr_SetString(PyExc_BufferError, "the array is not aligned for its items");
             detail::throw_error_set(PyExc_GeneratorExit);
         }
     }

@@ -270,6 +270,18 @@ inline place place_in(interpreter& home, PyObject* asyncio_loop) {
     return {&found.on(), &found.on().root_scope(), &found};
 }
 
+/// The same for the asyncio loop that runs in this thread.
+/// Fails: as place_in() does; throws a RuntimeError where none runs.
+inline place running_place() {
+    interpreter& home = interpreter::here();
+    const object running = home.running();
+    if (!running) {
+        PyErr_SetString(PyExc_RuntimeError, "no running event loop");
+        throw_error_set(home.cancelled_error.get());
+    }
+    return place_in(home, running.get());
+}
+
 }  // namespace detail
 #pragma GCC visibility pop
 

@@ -52,6 +52,10 @@ decltype(auto) awaiter_of(A& operation) {
     }
 }
 
+/// Is a task that runs in a scope which it names: what awaits it could not cancel it.
+template <class A>
+concept names_its_scope = requires { typename A::in_a_scope_of_its_own; };
+
 }  // namespace detail
 
 /// Is what can be awaited: a task, an operation, or what has an operator co_await.
@@ -64,7 +68,7 @@ concept awaitable = std::is_object_v<A> &&
 /// own it. One that cannot be is awaited by a task of a line, and that is moved.
 /// Example: examples/cpp/operations.cpp
 template <class A>
-concept operation = awaitable<A> && std::move_constructible<A>;
+concept operation = awaitable<A> && std::move_constructible<A> && !detail::names_its_scope<A>;
 
 /// What awaiting an A gives.
 template <awaitable A>

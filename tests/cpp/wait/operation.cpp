@@ -300,3 +300,8 @@ TEST_CASE("shield and with_stop are around any operation", "[operation]") {
 
     CHECK(on.elapsed() == 1s);
 }
+
+// A task that names its scope could not be cancelled by who awaits it for somebody.
+static_assert(operation<task<int>>);
+static_assert(awaitable<decltype(std::declval<task<int>>().within(std::declval<scope&>()))>);
+static_assert(!operation<decltype(std::declval<task<int>>().within(std::declval<scope&>()))>);

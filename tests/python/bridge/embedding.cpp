@@ -201,6 +201,16 @@ async def begin():
     await asyncio.sleep(0.001)
 )";
 
+/// What an extension does, for who calls it while asyncio runs.
+zloop::task<> spawn_beside(bool& is_over) {
+    const auto serve = [](bool& over) -> zloop::task<> {
+        static_cast<void>(co_await zloop::sleep_for(std::chrono::hours(1)));
+        over = true;
+    };
+    zloop::spawn(zp::running_context(), serve(is_over));
+    co_return;
+}
+
 /// Whoever ends Python's half, C++'s goes on, and nothing of Python's is left on the loop.
 void ends(const std::function<void(zp::asyncio_on&)>& how) {
     zloop::loop loop;
@@ -210,8 +220,11 @@ void ends(const std::function<void(zp::asyncio_on&)>& how) {
         zp::asyncio_on asyncio(loop);
         set("loop", asyncio.loop());
         execute(with_all_kinds);
+        bool is_over = false;
+        zloop::job<> spawning(loop, spawn_beside(is_over));
         asyncio.run(evaluate("begin()"));
         how(asyncio);
+        say(is_over ? "what extensions have spawned has ended" : "extensions' tasks go on");
         say(text(evaluate("(loop.is_closed(), sorted(ended))")));
         say_what_is_raised([&] { asyncio.run(evaluate("loop.create_future()")); });
     }
@@ -274,7 +287,20 @@ thread.start()
     loop.run();
     PyEval_RestoreThread(mine);
     say(text(evaluate("posted[0]")));
-    execute("thread.join()");
+    execute(R"(
+thread.join()
+refused = []
+def close():
+    try:
+        loop.close()
+    except OSError as error:
+        refused.append(type(error).__name__)
+thread = threading.Thread(target=close)
+thread.start()
+thread.join()
+)");
+    say(text(evaluate("(refused, loop.is_closed())")));
+    asyncio->run(evaluate("asyncio.sleep(0)"));
     PyEval_SaveThread();
     asyncio.reset();
     PyEval_RestoreThread(mine);

@@ -135,8 +135,12 @@ public:
     /// Looks on in `bytes`, which begin with the reply, and begin with what they were the last time.
     ///
     /// Gives:  the size of the reply, once it is there, and begins anew; 0 before.
-    /// Throws: protocol_error.
+    /// Throws: protocol_error; then, and whenever it is asked again.
     std::size_t scan(std::string_view bytes) {
+        if (is_broken_) {
+            refuse("nothing can be read behind what was refused");
+        }
+        is_broken_ = true;  // until this look has ended well
         while (next(bytes)) {
             if (is_whole_) {
                 const std::size_t size = at_;
@@ -146,6 +150,7 @@ public:
                 return size;
             }
         }
+        is_broken_ = false;
         return 0;
     }
 
@@ -362,6 +367,7 @@ private:
     bool is_chunked_ = false;    // in a streamed string
     bool is_value_due_ = false;  // behind an attribute
     bool is_whole_ = false;
+    bool is_broken_ = false;
 };
 
 /// Reads what a scanner has let through.

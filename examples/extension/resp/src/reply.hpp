@@ -41,8 +41,12 @@ public:
         }
     }
 
-    /// Passes over one value, with all that is in it.
+    /// Passes over one value, with all that is in it, and the attributes in front of it.
     static void skip(cursor& elements) {
+        while (skip_one(elements) == kind::attribute) {
+        }
+    }
+    static kind skip_one(cursor& elements) {
         const cursor::token passed = elements.next();
         if (passed.of == kind::bytes && passed.is_streamed) {
             while (!elements.chunk().empty()) {
@@ -56,10 +60,8 @@ public:
             for (std::uint64_t left = passed.size * (has_pairs ? 2 : 1); left != 0; --left) {
                 skip(elements);
             }
-            if (passed.of == kind::attribute) {
-                skip(elements);
-            }
         }
+        return passed.of;
     }
 
 private:
