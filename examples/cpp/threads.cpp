@@ -44,8 +44,9 @@ int main() {
     zloop::runtime threads(2);
     const auto where = threads.serve(zloop::address::loopback(), echo).value();
 
-    // From a thread without a loop, which blocks where there is no room.
-    zloop::thread_channel<int> numbers(2);
+    // From a thread without a loop, which would block where there is no room. There is some for each number:
+    // who may not wait, as what is posted above, could find none.
+    zloop::thread_channel<int> numbers(4);
     std::thread plain([&] {
         for (const int each : {1, 2, 3}) {
             numbers.send_blocking(each).value();
