@@ -5,6 +5,8 @@
 // nothing that has to be awaited at its end (a nursery) across a co_yield.
 #pragma once
 
+#include <zloop/config.hpp>
+
 #include <cassert>
 #include <concepts>
 #include <coroutine>
