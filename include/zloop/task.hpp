@@ -358,7 +358,9 @@ public:
     /// What settled() gives: awaited, it runs the task, and leaves the frame to it.
     class settler : protected detail::await_link {
     public:
-        using in_a_scope_of_its_own = void;  // not for who cancels what it awaits: its scope may be another
+        /// Says that it may run in another scope than its caller's: it is no `operation`, as who cancels what
+        /// it awaits would not reach it.
+        using in_a_scope_of_its_own = void;
 
         /// Will run `frame` in `within`; null: in the caller's scope.
         explicit settler(handle frame, scope* within) noexcept
