@@ -15,7 +15,8 @@
 // `floor narrow` does that through a buffer of 64 KiB, and `floor sink` takes whatever comes.
 //
 // Prints `port N`, or `path NAME`, once it listens on 127.0.0.1. SIGTERM ends it.
-#include <arpa/inet.h>
+#include "listening.h"
+
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -43,7 +44,6 @@ struct connection {
 
 static char scratch[buffer_bytes];
 static enum { echoes, sends, takes } task;
-static int send_buffer_bytes;  // 0: the kernel's choice
 
 _Noreturn static void die(const char* what) {
     perror(what);
@@ -134,24 +134,6 @@ static void welcome(int epoll, int listener) {
     }
 }
 
-static int listen_on_loopback(int type) {
-    int listener = socket(AF_INET, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    struct sockaddr_in address = {
-        .sin_family = AF_INET,
-        .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
-    };
-    socklen_t size = sizeof address;
-    if (listener < 0 || bind(listener, (struct sockaddr*)&address, size) < 0 ||
-        (send_buffer_bytes > 0 &&
-         setsockopt(listener, SOL_SOCKET, SO_SNDBUF, &send_buffer_bytes, sizeof send_buffer_bytes) < 0) ||
-        (type == SOCK_STREAM && listen(listener, backlog) < 0) ||
-        getsockname(listener, (struct sockaddr*)&address, &size) < 0)
-        die("listen");
-    printf("port %d\n", ntohs(address.sin_port));
-    fflush(stdout);
-    return listener;
-}
-
 static int listen_on_path(void) {
     int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -203,9 +185,12 @@ int main(int argc, char** argv) {
     const bool datagrams = strcmp(kind, "datagram") == 0;
     const bool narrow = strcmp(kind, "narrow") == 0;
     task = narrow || strcmp(kind, "source") == 0 ? sends : strcmp(kind, "sink") == 0 ? takes : echoes;
-    send_buffer_bytes = narrow ? 64 * 1024 : 0;
-    int listener = strcmp(kind, "unix") == 0 ? listen_on_path()
-                                             : listen_on_loopback(datagrams ? SOCK_DGRAM : SOCK_STREAM);
+    const int send_buffer_bytes = narrow ? 64 * 1024 : 0;  // 0: the kernel's choice
+    int listener = strcmp(kind, "unix") == 0
+                       ? listen_on_path()
+                       : listen_on_loopback(datagrams ? SOCK_DGRAM : SOCK_STREAM, send_buffer_bytes);
+    if (listener < 0)
+        die("listen");
     int epoll = epoll_create1(EPOLL_CLOEXEC);
     if (datagrams)
         serve_datagrams(epoll, listener);

@@ -5,7 +5,8 @@
 // pipelines more than the scratch holds, and none has a body.
 //
 // `http_floor HEADERS`: what stands between the status line and the empty line. Prints `port N`.
-#include <arpa/inet.h>
+#include "listening.h"
+
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -17,7 +18,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { scratch_bytes = 64 * 1024, backlog = 4096, events_per_turn = 256, most_pipelined = 1024 };
+enum { scratch_bytes = 64 * 1024, events_per_turn = 256, most_pipelined = 1024 };
 
 struct connection {
     int fd;
@@ -91,14 +92,9 @@ int main(int argc, char** argv) {
     for (int i = 0; i < most_pipelined; i++)
         memcpy(answers + (size_t)i * answer_bytes, one, answer_bytes);
 
-    int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t size = sizeof address;
-    if (listener < 0 || bind(listener, (struct sockaddr*)&address, size) < 0 ||
-        listen(listener, backlog) < 0 || getsockname(listener, (struct sockaddr*)&address, &size) < 0)
+    int listener = listen_on_loopback(SOCK_STREAM, 0);
+    if (listener < 0)
         die("listen");
-    printf("port %d\n", ntohs(address.sin_port));
-    fflush(stdout);
 
     int epoll = epoll_create1(EPOLL_CLOEXEC);
     struct epoll_event listening = {.events = EPOLLIN, .data.ptr = NULL};

@@ -5,9 +5,9 @@
 //
 // As floor.c: one thread, edge-triggered, a short receive has drained the socket. PEM has certificate and key.
 // Prints `port N` once it listens on 127.0.0.1. SIGTERM ends it.
+#include "listening.h"
 #include "tls.h"
 
-#include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -17,7 +17,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { buffer_bytes = 256 * 1024, piece_bytes = 64 * 1024, backlog = 4096, events_per_turn = 256 };
+enum { buffer_bytes = 256 * 1024, piece_bytes = 64 * 1024, events_per_turn = 256 };
 
 static char scratch[buffer_bytes], plain[buffer_bytes];
 static SSL_CTX* context;
@@ -87,18 +87,6 @@ static void welcome(int epoll, int listener) {
     }
 }
 
-static int listen_on_loopback(void) {
-    int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t size = sizeof address;
-    if (listener < 0 || bind(listener, (struct sockaddr*)&address, size) < 0 || listen(listener, backlog) < 0 ||
-        getsockname(listener, (struct sockaddr*)&address, &size) < 0)
-        die("listen");
-    printf("port %d\n", ntohs(address.sin_port));
-    fflush(stdout);
-    return listener;
-}
-
 int main(int argc, char** argv) {
     if (argc != 3) {
         fprintf(stderr, "usage: tls_floor tls_echo|tls_bulk PEM\n");
@@ -114,7 +102,9 @@ int main(int argc, char** argv) {
     if (context == NULL || SSL_CTX_use_certificate_chain_file(context, argv[2]) != 1 ||
         SSL_CTX_use_PrivateKey_file(context, argv[2], SSL_FILETYPE_PEM) != 1)
         die("certificate");
-    int listener = listen_on_loopback();
+    int listener = listen_on_loopback(SOCK_STREAM, 0);
+    if (listener < 0)
+        die("listen");
     int epoll = epoll_create1(EPOLL_CLOEXEC);
     struct epoll_event listening = {.events = EPOLLIN, .data.ptr = NULL};
     if (epoll < 0 || epoll_ctl(epoll, EPOLL_CTL_ADD, listener, &listening) < 0)
